@@ -1,0 +1,209 @@
+"""Every choice of architecture and sampling, as frozen values.
+
+The defaults are Stable Diffusion 1.5 (Rombach et al. 2022); `PRESETS` are differences from it. A config goes to JSON and
+back (`to_dict`, `from_dict`), travels inside our checkpoints, and is changed by words: `override(config, "unet.norm=rms")`.
+"""
+
+import ast
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The denoiser: a U of residual blocks, with transformers on some levels."""
+
+    in_channels: int = 4
+    """4 paints from text; 8 edits: the noisy latent and the image latent, concatenated (InstructPix2Pix, section 3.2)."""
+    out_channels: int = 4
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    """channels of each level, from the finest; each level halves the one before"""
+    blocks: int = 2
+    """residual blocks a level on the way down; one more on the way up"""
+    attention: tuple[str, ...] = ("full", "full", "full", "none")
+    """what follows each residual block of a level: a word of `nn.blocks.ATTENTION`"""
+    mid_attention: str = "full"
+    depth: int = 1
+    """transformer blocks in a row"""
+    heads: int | None = 8
+    """heads at every level; None where `head_size` is given instead (Stable Diffusion 2)"""
+    head_size: int | None = None
+    text_width: int = 768
+    norm: str = "group"
+    norm_groups: int = 32
+    time_injection: str = "add"
+    feed_forward: str = "geglu"
+    linear_projection: bool = False
+    """the transformers' way in and out: a 1x1 convolution (Stable Diffusion 1) or a linear layer (2)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """The autoencoder between pictures and latents."""
+
+    in_channels: int = 3
+    latent_channels: int = 4
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    blocks: int = 2
+    norm: str = "group"
+    norm_groups: int = 32
+    scaling_factor: float = 0.18215
+    """latents times this have about unit variance; it is the diffusion model's unit"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """CLIP's text tower."""
+
+    vocab_size: int = 49408
+    max_length: int = 77
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feed_forward: int = 3072
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    skip_last: int = 0
+    """layers at the end that are not run; the final norm is applied to what comes before them ("penultimate" = 1)"""
+    bos: int = 49406
+    eos: int = 49407
+    pad: int = 49407
+    projection: int | None = None
+    """width of the shared space of text and pictures; None where the tower only conditions a denoiser"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """CLIP's vision tower; the defaults are ViT-L/14's."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    feed_forward: int = 4096
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    projection: int = 768
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPConfig:
+    """Both towers; the defaults are OpenAI's ViT-L/14, the paper's judge of image pairs."""
+
+    text: TextConfig = field(default_factory=lambda: TextConfig(projection=768))
+    vision: VisionConfig = field(default_factory=VisionConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The forward process and what the network predicts of it."""
+
+    kind: str = "scaled_linear"
+    """a word of `diffusion.schedule.BETAS`"""
+    start: float = 0.00085
+    end: float = 0.012
+    steps: int = 1000
+    prediction: Literal["eps", "v", "x0"] = "eps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """What `Pipeline` uses where the caller says nothing."""
+
+    resolution: int = 512
+    """longer side of an edited picture, in pixels"""
+    multiple: int = 64
+    """sides are rounded to multiples of this many pixels"""
+    text_scale: float = 7.5
+    image_scale: float = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole text-conditioned latent diffusion model."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def to_dict(config: Any) -> dict:
+    """A config as nested dicts of JSON values (tuples become lists when dumped)."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type, values: dict, path: str = "") -> Any:
+    """The inverse of `to_dict`. Raises ValueError naming any key that `kind` does not have or a value of a wrong type."""
+    types = get_type_hints(kind)
+    if unknown := sorted(set(values) - set(types)):
+        raise ValueError(f"unknown config key {path + unknown[0]!r}; there are {', '.join(types)}")
+    parts = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(types[name]):
+            parts[name] = from_dict(types[name], value, f"{path}{name}.")
+        else:
+            parts[name] = _fit(types[name], value, path + name)
+    return kind(**parts)
+
+
+def _fit(wanted: Any, value: Any, name: str) -> Any:
+    """`value` as the annotation says, or an error in the user's words."""
+    options = get_args(wanted) if get_origin(wanted) is not tuple else ()
+    if get_origin(wanted) is Literal:
+        if value not in options:
+            raise ValueError(f"{name} = {value!r}: expected one of {', '.join(map(repr, options))}")
+        return value
+    if get_origin(wanted) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_fit(get_args(wanted)[0], item, name) for item in value)
+    for option in options or (wanted,):
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(option, type) and isinstance(value, option) and not (option is int and isinstance(value, bool)):
+            return value
+    raise ValueError(f"{name} = {value!r}: expected {getattr(wanted, '__name__', wanted)}")
+
+
+def override(config: Any, *words: str) -> Any:
+    """`config` with dotted words set: `override(config, "unet.norm=rms", "unet.widths=(64, 128)")`.
+
+    Values are Python literals; anything else is a string. Raises ValueError for an unknown name or a value of a wrong type.
+    """
+    values = to_dict(config)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r}: expected name=value, e.g. unet.norm=rms")
+        *parents, last = name.strip().split(".")
+        place = values
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise ValueError(f"unknown config key {name!r}; at the top there are {', '.join(values)}")
+        try:
+            place[last] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            place[last] = text.strip()
+    return from_dict(type(config), values)
+
+
+PRESETS: dict[str, Config] = {
+    "sd15": Config(),
+    "pix2pix": Config(unet=UNetConfig(in_channels=8)),
+    "sd2": Config(
+        unet=UNetConfig(heads=None, head_size=64, text_width=1024, linear_projection=True),
+        text=TextConfig(width=1024, layers=23, heads=16, feed_forward=4096, activation="gelu", pad=0),
+    ),
+    "tiny": Config(
+        unet=UNetConfig(
+            in_channels=16, out_channels=8, widths=(64, 128), blocks=1, attention=("full", "full"), heads=4, text_width=128,
+            norm_groups=8,
+        ),
+        vae=VAEConfig(latent_channels=8, widths=(16, 32, 80, 128), blocks=1, norm_groups=8),
+        text=TextConfig(vocab_size=768, max_length=24, width=128, layers=3, heads=4, feed_forward=512, bos=766, eos=767, pad=767),
+        schedule=ScheduleConfig(prediction="v"),
+        sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.0, image_scale=1.0),
+    ),
+}
+"""`sd2` is Stable Diffusion 2 base: of its text tower's 24 layers the last is never run, so it has 23."""

@@ -1,0 +1,137 @@
+"""CLIP (Radford et al. 2021): a text tower and a vision tower that share a space. The text tower alone conditions the UNet."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, gelu, interpolate, normalize
+
+from ..config import CLIPConfig, TextConfig, VisionConfig
+from ..nn.attention import Attention
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+ACTIVATION = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": gelu}
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward, each with a residual."""
+
+    def __init__(self, config: TextConfig | VisionConfig, causal: bool):
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads, bias=True, causal=causal)
+        self.norm_2 = nn.LayerNorm(config.width)
+        self.linear_1 = nn.Linear(config.width, config.feed_forward)
+        self.linear_2 = nn.Linear(config.feed_forward, config.width)
+        self.activation = ACTIVATION[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_1(x))
+        return x + self.linear_2(self.activation(self.linear_1(self.norm_2(x))))
+
+
+class TextEncoder(nn.Module):
+    """Tokens (b, m) -> states (b, m, width): what a UNet's cross-attention reads. Causal; padding is not masked."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.token = nn.Embedding(config.vocab_size, config.width)
+        self.position = nn.Embedding(config.max_length, config.width)
+        self.layers = nn.ModuleList(Layer(config, causal=True) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
+        for layer in self.layers[: len(self.layers) - self.config.skip_last]:
+            x = layer(x)
+        return self.norm(x)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """The state at the first end-of-text token, projected where the tower has a projection -> (b, projection)."""
+        end = (tokens == self.config.eos).int().argmax(dim=-1)
+        state = self(tokens)[torch.arange(len(tokens), device=tokens.device), end]
+        return state if self.projection is None else self.projection(state)
+
+
+class VisionEncoder(nn.Module):
+    """Normalised pictures (b, 3, size, size) -> (b, projection)."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.config = config
+        self.patch = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
+        self.cls = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.position = nn.Embedding((config.image_size // config.patch_size) ** 2 + 1, config.width)
+        self.norm_in = nn.LayerNorm(config.width)
+        self.layers = nn.ModuleList(Layer(config, causal=False) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, config.projection, bias=False)
+
+    def states(self, x: Tensor) -> Tensor:
+        """All tokens after the last layer, class token first (b, 1 + patches, width)."""
+        patches = rearrange(self.patch(x), "b c y x -> b (y x) c")
+        h = torch.cat([self.cls.expand(len(x), 1, -1), patches], dim=1) + self.position.weight
+        h = self.norm_in(h)
+        for layer in self.layers:
+            h = layer(h)
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(self.norm_out(self.states(x)[:, 0]))
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Cosines of an edit pair, each (b,): both pictures with their captions, the two directions, the two pictures."""
+
+    caption_0: Tensor
+    caption_1: Tensor
+    direction: Tensor
+    image: Tensor
+
+    def __iter__(self):
+        return iter((self.caption_0, self.caption_1, self.direction, self.image))
+
+
+class CLIP(nn.Module):
+    """Both towers. `tokenizer` (list of str -> tokens) is set by whoever loads it; only `similarities` needs it."""
+
+    def __init__(self, config: CLIPConfig, tokenizer=None):
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.text = TextEncoder(config.text)
+        self.vision = VisionEncoder(config.vision)
+        self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures (b, 3, y, x) in [0, 1] -> unit features (b, d); bicubic to the tower's size, no antialias, no crop."""
+        size = self.config.vision.image_size
+        x = interpolate(images, (size, size), mode="bicubic", align_corners=False)
+        mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+        return normalize(self.vision((x - mean) / std), dim=-1)
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Texts -> unit features (b, d)."""
+        tokens = self.tokenizer(texts).to(self.text.position.weight.device)
+        return normalize(self.text.pooled(tokens), dim=-1)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Logits (b, b') of every picture with every text: scaled cosines, the training objective's input."""
+        text = normalize(self.text.pooled(tokens), dim=-1)
+        return self.logit_scale.exp() * self.encode_images(images) @ text.T
+
+    @torch.inference_mode()
+    def similarities(self, images_0: Tensor, images_1: Tensor, texts_0: list[str], texts_1: list[str]) -> Similarities:
+        """The four numbers by which the paper filters pairs (section 3.1.2); direction as in StyleGAN-NADA (Gal et al. 2021).
+
+        Pictures in [0, 1]. direction = cos(I1 - I0, T1 - T0) on unit features.
+        """
+        i0, i1, t0, t1 = *map(self.encode_images, (images_0, images_1)), *map(self.encode_texts, (texts_0, texts_1))
+        return Similarities(
+            cosine_similarity(i0, t0), cosine_similarity(i1, t1), cosine_similarity(i1 - i0, t1 - t0), cosine_similarity(i0, i1)
+        )

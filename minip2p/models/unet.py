@@ -1,0 +1,126 @@
+"""The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks, and transformers that read the text."""
+
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from ..config import UNetConfig
+from ..nn.attention import Site
+from ..nn.blocks import ATTENTION, Downsample, ResBlock, Transformer, Upsample
+from ..nn.embeddings import TimeEmbedding
+from ..nn.norms import NORMS, pick
+
+EPS = 1e-5  # of the residual blocks and the output; a transformer's input norm has 1e-6
+
+
+class Level(nn.Module):
+    """Residual blocks of one size, each followed by its transformer where the level has them, then a change of size."""
+
+    def __init__(self, res: list[ResBlock], attention: list[Transformer], resample: nn.Module | None):
+        super().__init__()
+        self.res = nn.ModuleList(res)
+        self.attention = nn.ModuleList(attention)
+        self.resample = resample
+
+    def block(self, i: int, h: Tensor, time: Tensor, text: Tensor, control: tuple) -> Tensor:
+        h = self.res[i](h, time)
+        return self.attention[i](h, text, control) if self.attention else h
+
+
+class Middle(nn.Module):
+    """Residual block, transformer, residual block at the smallest size."""
+
+    def __init__(self, res_1: ResBlock, attention: Transformer | None, res_2: ResBlock):
+        super().__init__()
+        self.res_1, self.attention, self.res_2 = res_1, attention, res_2
+
+    def forward(self, h: Tensor, time: Tensor, text: Tensor, control: tuple) -> Tensor:
+        h = self.res_1(h, time)
+        h = h if self.attention is None else self.attention(h, text, control)
+        return self.res_2(h, time)
+
+
+class UNet(nn.Module):
+    """z (b, in_channels, y, x), t (b,) or a number, text (b, m, text_width) -> prediction (b, out_channels, y, x).
+
+    y and x are divisible by 2^(levels - 1). An editor's z is the noisy latent and the image latent, concatenated.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths, last = config.widths, len(config.widths) - 1
+        make = _Parts(config)
+
+        self.time = TimeEmbedding(widths[0])
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+
+        skips, c = [widths[0]], widths[0]
+        self.down = nn.ModuleList()
+        for i, w in enumerate(widths):
+            res = [make.res(c if j == 0 else w, w) for j in range(config.blocks)]
+            attention = make.attention(config.attention[i], w, "down", config.blocks)
+            self.down.append(Level(res, attention, Downsample(w, symmetric=True) if i < last else None))
+            skips += [w] * (config.blocks + (i < last))
+            c = w
+
+        self.mid = Middle(make.res(c, c), next(iter(make.attention(config.mid_attention, c, "mid", 1)), None), make.res(c, c))
+
+        self.up = nn.ModuleList()
+        for i, w in reversed(list(enumerate(widths))):
+            res = [make.res((c if j == 0 else w) + skips.pop(), w) for j in range(config.blocks + 1)]
+            attention = make.attention(config.attention[i], w, "up", config.blocks + 1)
+            self.up.append(Level(res, attention, Upsample(w) if i > 0 else None))
+            c = w
+
+        self.norm_out = pick(NORMS, config.norm, "norm")(c, config.norm_groups, EPS)
+        self.conv_out = nn.Conv2d(c, config.out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor, t: Tensor | float, text: Tensor, control: tuple = ()) -> Tensor:
+        time = self.time(torch.as_tensor(t, device=z.device).expand(len(z)))
+        h = self.conv_in(z)
+        skips = [h]
+        for level in self.down:
+            for i in range(len(level.res)):
+                h = level.block(i, h, time, text, control)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h)
+                skips.append(h)
+
+        h = self.mid(h, time, text, control)
+
+        for level in self.up:
+            for i in range(len(level.res)):
+                h = level.block(i, torch.cat([h, skips.pop()], dim=1), time, text, control)
+            if level.resample is not None:
+                h = level.resample(h)
+        return self.conv_out(silu(self.norm_out(h)))
+
+
+class _Parts:
+    """Makes blocks of one config, and numbers the attention sites in the order in which data meets them."""
+
+    def __init__(self, config: UNetConfig):
+        self.config, self.number = config, count()
+
+    def res(self, c_in: int, c_out: int) -> ResBlock:
+        c = self.config
+        return ResBlock(
+            c_in, c_out, norm=c.norm, groups=c.norm_groups, eps=EPS, time_width=4 * c.widths[0], injection=c.time_injection
+        )
+
+    def attention(self, word: str, width: int, place: str, n: int) -> list[Transformer]:
+        c = self.config
+        kinds = pick(ATTENTION, word, "attention")
+        heads = c.heads or width // c.head_size
+        sites = [[[Site(place, k, next(self.number)) for k in kinds] for _ in range(c.depth)] for _ in range(n if kinds else 0)]
+        return [
+            Transformer(
+                width, heads, c.text_width, s, norm=c.norm, groups=c.norm_groups, feed_forward=c.feed_forward,
+                linear=c.linear_projection,
+            )
+            for s in sites
+        ]

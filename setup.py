@@ -1,0 +1,34 @@
+"""Installs minip2p: the package, the command `minip2p`, and the shipped tiny weights inside of it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+EXTRAS = {
+    "test": ["pytest", "hypothesis", "diffusers", "transformers", "accelerate"],  # the oracles of the parity tests, too
+    "app": ["gradio"],
+    "plot": ["matplotlib"],
+    "hub": ["huggingface_hub"],
+    "data": ["datasets"],
+    "log": ["tensorboard"],
+}
+
+setup(
+    name="minip2p",
+    version=re.search(r'^__version__ = "(.+)"', (HERE / "minip2p/__init__.py").read_text(), re.MULTILINE)[1],
+    description="InstructPix2Pix from text to trained editor, in one small package",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6", "torchvision", "einops", "safetensors", "sentencepiece", "numpy", "regex", "tqdm", "pillow", "tyro>=1.0",
+    ],
+    extras_require=EXTRAS | {"all": sorted({name for names in EXTRAS.values() for name in names})},
+    packages=[*find_packages(include=["minip2p", "minip2p.*"]), "minip2p._weights"],
+    package_dir={"minip2p._weights": "weights/tiny"},  # beside the package in a clone, within it in a wheel
+    package_data={"minip2p.text": ["data/*"], "minip2p._weights": ["*"]},
+    entry_points={"console_scripts": ["minip2p = minip2p.cli:main"]},
+)
