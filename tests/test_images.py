@@ -1,4 +1,4 @@
-"""Pictures: any kind opens as what one sees, the size rule is the authors', fitting can be undone, errors are one line."""
+"""Pictures: any kind opens as what one sees, the size rule is the authors', fitting is undone, errors are one line."""
 
 import io
 import math

@@ -252,15 +252,15 @@ class BPE:
 def clean(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
     """NFC and lower case, with where each character of the result starts and ends in `text`.
 
-    Lower case is taken character by character: a final capital sigma becomes the ordinary small one. Half a surrogate
-    pair (an undecodable byte of a command line) becomes U+FFFD.
+    Lower case is taken without regard to neighbours: a final capital sigma becomes the ordinary small one. Half a
+    surrogate pair (an undecodable byte of a command line) becomes U+FFFD.
     """
     if text.isascii():
         return text.lower(), range(len(text)), range(1, len(text) + 1)
     text = SURROGATES.sub("\ufffd", text)
     cleaned, starts, ends = [], [], []
     for start, end in clusters(text):
-        part = normalize("NFC", text[start:end]).replace("Σ", "σ").lower()
+        part = normalize("NFC", text[start:end]).lower()
         cleaned.append(part)
         starts += [start] * len(part)
         ends += [end] * len(part)

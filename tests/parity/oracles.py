@@ -1,0 +1,133 @@
+"""Small networks of diffusers and transformers, all weights random, with the config that we expect to read of them."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPConfig as HFCLIPConfig
+from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel
+
+from minip2p.config import (
+    CLIPConfig,
+    Config,
+    SamplingConfig,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+    VisionConfig,
+)
+
+WORDS = 1000
+DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The three networks under the names of a diffusers folder, its scheduler, and our config of them."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    scheduler: Any
+    config: Config
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {"unet": self.unet, "vae": self.vae, "text": self.text_encoder}
+
+    def save(self, folder, **how) -> None:
+        """As diffusers and transformers write a folder, without a tokenizer."""
+        for name in ("unet", "vae", "text_encoder", "scheduler"):
+            getattr(self, name).save_pretrained(folder / name, **how if name != "scheduler" else {})
+        (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+
+
+def randomise(module: torch.nn.Module, seed: int) -> Any:
+    """Every weight random, norms, biases and what starts at zero included; of a size at which signals neither die nor blow up."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if p.dim() > 1:
+                p.copy_(torch.randn(p.shape, generator=generator) / p[0].numel() ** 0.5)
+            else:
+                p.copy_(0.2 * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
+    return module.eval()
+
+
+@cache
+def oracle(name: str) -> Oracle:
+    """ "sd1", "sd2" (linear projections, heads of 64, exact gelu, v) or "editor" (Stable Diffusion 1 with 8 inputs)."""
+    sd2 = name == "sd2"
+    widths, attends = ((64, 128), (True, False)) if sd2 else ((32, 64, 96), (True, True, False))
+    depth, blocks = (2, 1) if sd2 else (1, 2)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=8 if name == "editor" else 4, block_out_channels=widths, layers_per_block=blocks,
+        down_block_types=[DOWN[a] for a in attends], up_block_types=[UP[a] for a in reversed(attends)],
+        cross_attention_dim=128, attention_head_dim=[1, 2] if sd2 else 8, use_linear_projection=sd2,
+        transformer_layers_per_block=depth,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64, 64), layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3, latent_channels=4, scaling_factor=0.18215,
+    )  # fmt: skip
+    act = "gelu" if sd2 else "quick_gelu"
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=WORDS, hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, hidden_act=act,
+        max_position_embeddings=20, bos_token_id=WORDS - 2, eos_token_id=WORDS - 1,
+    ))  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction" if sd2 else "epsilon",
+    )
+    config = Config(
+        unet=UNetConfig(
+            in_channels=8 if name == "editor" else 4, widths=widths, blocks=blocks, depth=depth, text_width=128,
+            attention=tuple("full" if a else "none" for a in attends), heads=None if sd2 else 8, head_size=64 if sd2 else None,
+            linear_projection=sd2,
+        ),
+        vae=VAEConfig(widths=(32, 64, 64), blocks=1),
+        text=TextConfig(
+            vocab_size=WORDS, max_length=20, width=128, layers=3, heads=2, feed_forward=256, activation=act, bos=WORDS - 2,
+            eos=WORDS - 1, pad=WORDS - 1,
+        ),
+        schedule=ScheduleConfig(prediction="v" if sd2 else "eps"), sampling=SamplingConfig(resolution=32),
+    )  # fmt: skip
+    networks = (randomise(module, seed) for seed, module in enumerate((unet, vae, text)))
+    return Oracle(*networks, scheduler, config)
+
+
+@cache
+def clip_oracle() -> tuple[CLIPModel, CLIPConfig]:
+    """Both towers of transformers' CLIP, and our config."""
+    text = dict(vocab_size=WORDS, hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=128)
+    vision = dict(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=192, image_size=28, patch_size=7
+    )
+    ids = dict(bos_token_id=WORDS - 2, eos_token_id=WORDS - 1, max_position_embeddings=20)
+    model = CLIPModel(HFCLIPConfig(text_config=text | ids, vision_config=vision, projection_dim=48))
+    ours = CLIPConfig(
+        text=TextConfig(
+            vocab_size=WORDS,
+            max_length=20,
+            width=64,
+            layers=2,
+            heads=1,
+            feed_forward=128,
+            bos=WORDS - 2,
+            eos=WORDS - 1,
+            pad=WORDS - 1,
+            projection=48,
+        ),
+        vision=VisionConfig(image_size=28, patch_size=7, width=128, layers=2, heads=2, feed_forward=192, projection=48),
+    )
+    return randomise(model, 3), ours
+
+
+def without_header(config: Config) -> Config:
+    """What is left of a config that is only read from shapes: schedule and sampling are Stable Diffusion's."""
+    return replace(config, schedule=ScheduleConfig(), sampling=SamplingConfig())

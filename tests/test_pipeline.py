@@ -1,0 +1,340 @@
+"""Editing as a whole, on small random networks: what comes back, what it depends on, and what is refused."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config, small_pipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import minip2p
+from minip2p import loading
+from minip2p.config import CLIPConfig, VisionConfig, override
+from minip2p.data.images import ImageError, to_tensor
+from minip2p.diffusion import SAMPLERS
+from minip2p.models.clip import CLIP
+from minip2p.nn.blocks import Upsample
+from minip2p.text.bpe import BPE
+
+
+def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference over largest value."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+# What comes back
+
+
+def test_the_three_outputs_agree(pipe):
+    latent, tensor, pil = (
+        pipe.edit(picture(), "make it night", steps=2, output=word) for word in ("latent", "tensor", "pil")
+    )
+    assert latent.shape == (4, 6, 8) and tensor.shape == (3, 24, 32) and pil.size == (32, 24)
+    assert torch.equal(pipe.decode(latent[None])[0], tensor)
+    assert tensor.min() >= 0 and tensor.max() <= 1
+    assert np.array_equal(np.asarray(pil), (255 * tensor).byte().movedim(0, -1).numpy())  # cut down, not rounded
+    for x in (latent, tensor):
+        assert not x.is_inference() and not x.requires_grad
+
+
+def test_size(pipe):
+    assert pipe.edit(picture(), "x", steps=1, resolution=64).size == (72, 48)
+    for fit in ("crop", "pad", "stretch"):
+        assert pipe.edit(picture(), "x", steps=1, fit=fit, keep_size=True).size == (60, 40)
+    assert pipe.edit(picture(), "x", steps=1, keep_size=True, output="tensor").shape == (3, 40, 60)
+    assert pipe.edit(picture(1, 1), "x", steps=1).size == (32, 32)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_instruction_returns_the_fitted_picture(pipe, text):
+    fitted = pipe.edit(picture(), text)
+    assert fitted.size == (32, 24)
+    assert torch.equal(pipe.edit(picture(), text, output="tensor"), to_tensor(fitted))
+    mode = pipe.encode_image(to_tensor(fitted)[None])[0]
+    assert torch.equal(pipe.edit(picture(), text, output="latent"), 0.18215 * mode)
+    some = pipe.edit(picture(), ["", "x", ""], steps=1)
+    assert some[0].tobytes() == some[2].tobytes() == fitted.tobytes() != some[1].tobytes()
+
+
+# What it depends on
+
+
+def test_scales_left_out_are_the_models(pipe):
+    sampling = replace(pipe.config.sampling, text_scale=3.0, image_scale=1.25)
+    other = replace(pipe, config=replace(pipe.config, sampling=sampling))
+    a = other.edit(picture(), "x", steps=2, output="latent")
+    assert torch.equal(a, pipe.edit(picture(), "x", steps=2, output="latent", text_scale=3.0, image_scale=1.25))
+    assert apart(a, pipe.edit(picture(), "x", steps=2, output="latent")) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"text_scale": 3}, {"image_scale": 2}, {"steps": 4}, {"sampler": "ddim"}]
+)
+def test_every_setting_matters(pipe, changed):
+    common = {"steps": 3, "output": "latent"}
+    assert apart(pipe.edit(picture(), "x", **common | changed), pipe.edit(picture(), "x", **common)) > 1e-3
+
+
+def test_text_and_picture_matter(pipe):
+    a = pipe.edit(picture(), "x", steps=2, output="latent")
+    assert apart(pipe.edit(picture(), "make it night", steps=2, output="latent"), a) > 1e-3
+    assert apart(pipe.edit(picture(seed=1), "x", steps=2, output="latent"), a) > 1e-3
+
+
+def test_an_item_does_not_depend_on_its_batch(pipe):
+    """Sizes, texts, scales and seeds mixed: alone and in a list bit for bit, sharing the UNet's calls to rounding."""
+    pictures = [picture(60, 40, 0), picture(40, 60, 1), picture(60, 40, 2), picture(60, 40, 3)]
+    texts, seeds, scales = ["x", "make it night", "", "x"], [5, 0, 1, 2**40], [7.5, 1.0, 2.0, 3.0]
+    alone = [
+        pipe.edit(p, t, seed=s, text_scale=w, steps=4, output="latent")
+        for p, t, s, w in zip(pictures, texts, seeds, scales, strict=True)
+    ]
+    common = {"seed": seeds, "text_scale": scales, "steps": 4, "output": "latent"}
+    assert all(map(torch.equal, pipe.edit(pictures, texts, **common), alone))
+    for together, one in zip(pipe.edit(pictures, texts, **common, batch_size=4), alone, strict=True):
+        assert apart(together, one) < 1e-5
+    turned = pipe.edit(pictures[::-1], texts[::-1], **common | {"seed": seeds[::-1], "text_scale": scales[::-1]})
+    assert all(map(torch.equal, turned[::-1], alone))
+
+
+def test_lists_meet_single_values(pipe):
+    common = {"steps": 1, "output": "latent"}
+    one = pipe.edit(picture(), "x", seed=8, **common)
+    assert torch.equal(pipe.edit([picture()] * 3, "x", seed=6, **common)[2], one)  # a lone seed counts up
+    assert torch.equal(pipe.edit(picture(), ["y", "x"], seed=[3, 8], **common)[1], one)
+    assert torch.equal(pipe.edit(picture(), "x", seed=(1, 8), **common)[1], one)
+    assert torch.equal(pipe.edit(picture(), "x", seed=[8, 8], image_scale=[1.0, 1.5], **common)[1], one)
+    assert pipe.edit([], "x") == [] and len(pipe.edit([picture()], "x", **common)) == 1
+
+
+def test_low_memory_gives_the_same(pipe):
+    a, b = (pipe.edit(picture(), "x", steps=3, output="latent", low_memory=low) for low in (False, True))
+    assert apart(b, a) < 1e-5
+
+
+def test_equal_scales_run_two_rows_and_ones_run_one(pipe):
+    rows = []
+
+    def counted(z, *args, **kwargs):
+        rows.append(len(z))
+        return pipe.unet(z, *args, **kwargs)
+
+    spy = replace(pipe)
+    spy.denoiser.unet = counted
+    for scales in ((7.5, 1.5), (7.5, 1.0), (1.5, 1.5), (1.0, 1.0)):
+        spy.edit(picture(), "x", text_scale=scales[0], image_scale=scales[1], steps=1)
+    spy.edit(picture(), "x", steps=1, low_memory=True)
+    assert rows == [3, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_every_sampler_ends_finite(pipe, sampler, steps):
+    assert pipe.edit(picture(), "x", sampler=sampler, steps=steps, output="latent").isfinite().all()
+
+
+def test_progress_is_told(pipe):
+    told = []
+    pipe.edit([picture(), picture(40, 60), picture()], ["x", "x", ""], steps=3, on_step=told.append)
+    assert [(p.done, p.total) for p in told] == [(i + 1, 6) for i in range(6)]
+    assert [p.items for p in told] == [(0,)] * 3 + [(1,)] * 3
+    assert pipe.decode(told[0].step.denoised).shape == (1, 3, 24, 32)
+
+
+def test_editing_touches_no_global_generator_and_no_weight(pipe):
+    before, weights = torch.get_rng_state(), pipe.fingerprint
+    pipe.edit(picture(), "x", steps=2)
+    assert torch.equal(torch.get_rng_state(), before) and replace(pipe).fingerprint == weights
+
+
+def test_a_control_reaches_the_network(pipe):
+    class Count:
+        calls = 0
+
+        def active(self, sigma):
+            return sigma > 1
+
+        def inputs(self, q, k, v, site):
+            self.calls += 1
+            return q, k, v
+
+        def needs_probs(self, site):
+            return False
+
+    control = Count()
+    plain = pipe.edit(picture(), "x", steps=3, output="latent")
+    assert torch.equal(pipe.edit(picture(), "x", steps=3, output="latent", control=(control,)), plain)
+    sites, above = 2 * (1 + 1 + 2), sum(s > 1 for s in pipe.denoiser.schedule.sigmas_for(3))
+    assert control.calls == sites * above > 0
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"steps": 0}, "steps 0: expected a whole number"),
+        ({"steps": 2.5}, "steps 2.5"),
+        ({"text_scale": math.nan}, "text scale nan: expected a finite number"),
+        ({"image_scale": -1}, "image scale -1"),
+        ({"image_scale": math.inf}, "image scale inf"),
+        ({"text_scale": "7"}, "text scale '7'"),
+        ({"seed": -1}, "seed -1: expected a whole number"),
+        ({"seed": 2**64}, "seed 1844"),
+        ({"seed": 0.5}, "seed 0.5"),
+        ({"sampler": "magic"}, "unknown sampler 'magic'; there are ddpm, ddim"),
+        ({"fit": "squeeze"}, "unknown fit 'squeeze'; there are crop"),
+        ({"output": "jpeg"}, "unknown output 'jpeg'; there are pil"),
+        ({"resolution": 0}, "resolution 0"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"image": [picture()] * 2, "seed": [1, 2, 3]}, "unequal length: picture has 2, seed has 3"),
+        ({"instruction": None}, "instruction None"),
+        ({"image": "nowhere.png"}, "nowhere.png: no such file"),
+    ],
+)
+def test_what_means_nothing_is_refused_in_the_users_words(pipe, bad, words):
+    with pytest.raises(ValueError) as error:
+        pipe.edit(**{"image": picture(), "instruction": "x"} | bad)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert isinstance(error.value, ImageError) == ("nowhere.png" in words)
+
+
+def test_a_painter_cannot_edit():
+    with pytest.raises(ValueError, match="4 channels.*InstructPix2Pix.*convert --widen.*--init-from"):
+        small_pipeline(in_channels=4).edit(picture(), "x")
+
+
+@settings(max_examples=12)
+@given(st.text(max_size=40), st.integers(1, 2), st.floats(0, 20), st.floats(0, 5), st.integers(0, 2**64 - 1))
+def test_any_text_scale_and_seed_give_a_picture(pipe, text, steps, text_scale, image_scale, seed):
+    result = pipe.edit(picture(9, 7), text, steps=steps, text_scale=text_scale, image_scale=image_scale, seed=seed)
+    assert result.size == (40, 32)
+
+
+# Loading and saving
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BPE.learn(["make it night", "a red boat"], vocab_size=380, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def ours(pipe, tokenizer, tmp_path_factory):
+    """A pipeline in a file of our own, with our own tokenizer."""
+    text = replace(pipe.config.text, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
+    pipe = replace(pipe, tokenizer=tokenizer, config=replace(pipe.config, text=text), provenance={"made": "by hand"})
+    path = tmp_path_factory.mktemp("weights") / "editor.safetensors"
+    minip2p.save(pipe, path)
+    return pipe, path
+
+
+def test_saved_and_loaded_it_edits_the_same(ours):
+    pipe, path = ours
+    again = minip2p.load(path)
+    assert again.config == pipe.config and again.tokenizer == pipe.tokenizer and again.provenance == pipe.provenance
+    assert again.fingerprint == pipe.fingerprint and not again.unet.training
+    a, b = (each.edit(picture(), "make it night", steps=3, output="latent") for each in (pipe, again))
+    assert apart(b, a) < 1e-5  # fused upsampling and another memory layout round otherwise
+
+
+@pytest.mark.parametrize("layout", ["minip2p", "original"])
+def test_a_loaded_pipeline_is_saved_bit_for_bit(ours, layout, tmp_path):
+    pipe, path = ours
+    minip2p.save(minip2p.load(path), tmp_path / "x.safetensors", layout)
+    again = minip2p.load(tmp_path / "x.safetensors", config=pipe.config, tokenizer=pipe.tokenizer, inference=False)
+    for part, network in pipe.parts.items():
+        state = again.parts[part].state_dict()
+        assert state.keys() == network.state_dict().keys()
+        assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_what_is_loaded_for_training_has_gradients_and_nothing_fused(ours):
+    upsamplers = lambda pipe: [m for m in pipe.unet.modules() if isinstance(m, Upsample)]
+    to_run, to_train = minip2p.load(ours[1]), minip2p.load(ours[1], inference=False)
+    assert all(m.fused is not None for m in upsamplers(to_run))
+    assert all(m.fused is None for m in upsamplers(to_train))
+    assert not any(p.requires_grad for p in to_run.unet.parameters())
+    assert all(p.requires_grad for p in to_train.unet.parameters())
+
+
+def test_config_by_words_and_tokenizer_by_folder(ours, tmp_path):
+    pipe, path = ours
+    assert minip2p.load(path, config=["schedule.prediction=v"]).config == override(pipe.config, "schedule.prediction=v")
+    pipe.tokenizer.save(tmp_path)
+    tokenizer = minip2p.load(path, tokenizer=tmp_path).tokenizer
+    assert torch.equal(tokenizer(["Make it night!"]), pipe.tokenizer(["Make it night!"]))
+
+
+def test_half_precision_weights(ours, tmp_path):
+    pipe, path = ours
+    minip2p.save(pipe, tmp_path / "half.safetensors", dtype=torch.float16)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * path.stat().st_size
+    half = minip2p.load(tmp_path / "half.safetensors")
+    as_it_is = minip2p.load(tmp_path / "half.safetensors", dtype=None)
+    assert as_it_is.dtype == torch.float16 and as_it_is.fingerprint == half.fingerprint
+    assert half.dtype == torch.float32 and half.fingerprint != pipe.fingerprint
+    assert half.edit(picture(), "x", steps=2, output="latent").isfinite().all()
+
+
+@pytest.mark.skipif(not loading.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}, reason="a CPU without bfloat16")
+def test_bfloat16_runs_where_the_cpu_has_it(ours):
+    pipe = minip2p.load(ours[1], dtype="bfloat16")
+    z = pipe.edit(picture(), "x", steps=2, output="latent")
+    assert pipe.dtype == torch.bfloat16 and z.dtype == torch.float32 and z.isfinite().all()
+
+
+def test_what_cannot_be_loaded_is_refused(ours, tmp_path, monkeypatch):
+    pipe, path = ours
+    with pytest.raises(ValueError, match="tokenizer of 49408 tokens, 77 a text"):
+        minip2p.load(path, tokenizer=BPE.clip())
+    with pytest.raises(ValueError, match="load reads it"):
+        minip2p.load_clip(path)
+    with pytest.raises(FileNotFoundError):
+        minip2p.load(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="unknown dtype 'int8'"):
+        minip2p.load(path, dtype="int8")
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        minip2p.load(path, device="gpu")
+    with pytest.raises(ValueError, match="cuda:77: PyTorch .* finds"):
+        minip2p.load(path, device="cuda:77")
+    with pytest.raises(ValueError, match="float16 is 6 times slower"):
+        minip2p.load(path, dtype=torch.float16)
+    with pytest.raises(FileNotFoundError, match="no shipped weights 'nobody'"):
+        minip2p.shipped("nobody")
+    with pytest.raises(ValueError, match="only a BPE tokenizer"):
+        minip2p.save(small_pipeline(), tmp_path / "x.safetensors")
+    monkeypatch.setattr(loading, "cpu_flags", lambda: {"avx2", "fma"})
+    with pytest.raises(ValueError, match="bfloat16 is 8 times slower"):
+        minip2p.load(path, dtype=torch.bfloat16)
+
+
+def test_cpu_flags_by_linux_names(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16\n\nFeatures : fp bf16\n")
+    assert loading.cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "amx_bf16", "fp", "bf16"}
+    assert loading.cpu_flags(tmp_path / "nowhere") <= {"avx512_bf16", "amx_bf16"}
+
+
+def test_load_clip(tokenizer, tmp_path):
+    from minip2p import checkpoints
+
+    text = replace(small_config().text, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad, projection=24)
+    vision = VisionConfig(image_size=16, patch_size=8, width=32, layers=1, heads=2, feed_forward=64, projection=24)
+    clip = CLIP(CLIPConfig(text=text, vision=vision), tokenizer)
+    parts = {"text": clip.text.state_dict(), "vision": clip.vision.state_dict(), "logit_scale": {"": clip.logit_scale}}
+    checkpoints.write(tmp_path / "clip.safetensors", "minip2p", clip.config, parts, tokenizer=tokenizer.to_dict())
+    again = minip2p.load_clip(tmp_path / "clip.safetensors")
+    images, texts = (torch.rand(2, 3, 20, 30), torch.rand(2, 3, 20, 30)), (["a", "a boat"], ["x", "red"])
+    for a, b in zip(again.similarities(*images, *texts), clip.similarities(*images, *texts), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(ValueError, match="load_clip reads it"):
+        minip2p.load(tmp_path / "clip.safetensors")

@@ -1,0 +1,269 @@
+"""Files of weights: nothing in them is run, broken and foreign ones are refused in one line, reading is lean."""
+
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from minip2p import checkpoints
+from minip2p.checkpoints.files import open_weights, write_safetensors
+from minip2p.config import Config
+
+VAE = {"quant.bias": torch.arange(8.0), "encoder.conv_in.weight": torch.randn(16, 3, 3, 3)}
+FILES = [("minip2p", "m.safetensors"), ("original", "o.safetensors"), ("original", "o.ckpt")]
+
+
+def save(path, layout, vae=VAE):
+    checkpoints.write(path, layout, Config(), {"vae": vae})
+    return path
+
+
+class Evil:
+    def __init__(self, function, *args, state=None):
+        self.made = (function, args) if state is None else (function, args, state)
+
+    def __reduce__(self):
+        return self.made
+
+
+class Callback:
+    """What a training library leaves in a checkpoint: a class of its own with state."""
+
+    def __init__(self):
+        self.best, self.kind = torch.ones(3), torch.nn.Linear
+
+    def __setstate__(self, state):
+        raise AssertionError("code of a checkpoint was run")
+
+    def __getstate__(self):
+        return self.__dict__
+
+
+class Dict(dict):
+    """Pickled by NEWOBJ, SETITEMS and BUILD."""
+
+
+def exploits(mark):
+    touch = f"open({str(mark)!r}, 'w').close()"
+    return {
+        "system": Evil(os.system, f"touch {mark}"),
+        "exec": Evil(exec, touch),
+        "eval": Evil(eval, touch),
+        "nested": {"a": [({"b": Evil(exec, touch)},)]},
+        "chain": Evil(getattr, Evil(__import__, "os"), "system"),
+        "built-in": Evil(map, exec, [touch]),
+        "state": Evil(Path, str(mark), state=Evil(exec, touch)),
+        "subclass": Dict(a=Evil(exec, touch)),
+        "callback": Callback(),
+        "class": torch.nn.Linear,
+        "in a tensor": Evil(torch._utils._rebuild_tensor_v2, Evil(exec, touch), 0, (1,), (1,), False, {}),
+    }
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
+@pytest.mark.parametrize("name", exploits("x"))
+def test_no_code_of_a_file_is_run(name, old, tmp_path):
+    """The tensors beside it are read; what is no tensor is inert."""
+    mark, tensors = tmp_path / "mark", {"a": torch.randn(3, 2).T, "b": torch.nn.Parameter(torch.ones(2).half())}
+    value = {"hyper_parameters": exploits(mark)[name], "state_dict": tensors, "epoch": 3, "word": "x"}
+    if name == "in a tensor":
+        tensors["c"] = value.pop("hyper_parameters")
+    torch.save(value, tmp_path / "a.ckpt", _use_new_zipfile_serialization=not old)
+    weights = open_weights(tmp_path / "a.ckpt")
+    assert not mark.exists()
+    assert torch.equal(weights.tensors["a"], tensors["a"]) and torch.equal(weights.tensors["b"], tensors["b"])
+    assert "c" not in weights.tensors and weights.metadata == {"word": "x"}
+    if name == "system":  # the trap works where it is sprung
+        torch.load(tmp_path / "a.ckpt", weights_only=False)
+        assert mark.exists()
+
+
+@pytest.mark.parametrize("program", [
+    b"cos\nsystem\n(S'touch MARK'\ntR.", b"(S'touch MARK'\nios\nsystem\n.", b"(cos\nsystem\nS'touch MARK'\no.",
+    b"\x80\x02cos\nsystem\nX\x0a\x00\x00\x00touch MARK\x85R.", b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0atouch MARK\x85R.",
+    b"\x80\x02cbuiltins\nobject\n)\x81}X\x0c\x00\x00\x00__reduce_ex_K\x01sb.", b"\x82\x01.", b"Pos.system\n.",
+])  # fmt: skip
+def test_bare_pickle_programs(program, tmp_path, monkeypatch):
+    """Each way in which a pickle can call: REDUCE, INST, OBJ, NEWOBJ, STACK_GLOBAL, BUILD, extensions, persistent ids."""
+    monkeypatch.chdir(tmp_path)
+    for name, write in (("zip", zipped), ("old", lambda path, data: path.write_bytes(data))):
+        write(tmp_path / name, program)
+        with pytest.raises(checkpoints.CheckpointError, match=name):
+            checkpoints.read(tmp_path / name)
+    assert not (tmp_path / "MARK").exists()
+
+
+DEEP = b"\x85" * 100_000  # a tuple in a tuple in a tuple
+
+
+@pytest.mark.parametrize("program", [
+    b"\x80\x02})" + DEEP + b"K\x01s.", b"\x80\x02\x8f()" + DEEP + b"\x90.", b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n)"
+    + DEEP + b"tQ.", b"\x80\x02)" + DEEP + b"X\x01\x00\x00\x00a\x93.", b"\x80\x02" + b"(" * 100_000 + b".", b"\x80\x02K\x01." * 5,
+    b"\x80\x02}X\x01\x00\x00\x00aI" + b"9" * 9000 + b"\ns.",
+], ids=["key", "set", "storage", "name", "marks", "int", "long"])  # fmt: skip
+def test_programs_that_would_end_the_process(program, tmp_path):
+    """What is nested too deeply to be hashed or printed, and numbers too long to be."""
+    for name, write in (("zip", zipped), ("old", lambda path, data: path.write_bytes(data))):
+        write(tmp_path / name, program)
+        with pytest.raises(checkpoints.CheckpointError, match=name):
+            checkpoints.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape, stride, offset", [
+    ((1000,), (1,), 0), ((2,), (10**12,), 0), ((2,), (-1,), 1), ((2,), (1,), 5), ((2,), (1,), -3), (("a",), (1,), 0), (2, 1, 0),
+    ((2**62, 2**62), (1, 1), 0), ((2,), (1, 1), 0),
+])  # fmt: skip
+def test_a_tensor_stays_within_its_storage(shape, stride, offset, tmp_path):
+    storage = torch.ones(3)._typed_storage()
+    torch.save(
+        {"a": Evil(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, False, {})}, tmp_path / "a.ckpt"
+    )
+    with pytest.raises(checkpoints.CheckpointError, match="damaged"):
+        open_weights(tmp_path / "a.ckpt")
+
+
+def test_names_are_shown_in_one_line(tmp_path):
+    write_safetensors(tmp_path / "a", {"\x1b[31m\nname" + "x" * 9000: torch.zeros(1)}, {})
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.read(tmp_path / "a")
+    assert str(error.value).isprintable() and len(str(error.value)) < 2100
+
+
+def zipped(path, program):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+
+
+def test_torchscript_archives_are_read(tmp_path):
+    """The form in which OpenAI publishes CLIP: a module with submodules, its tensors found by their paths."""
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Sequential(torch.nn.Linear(4, 2)))
+    with warnings.catch_warnings(action="ignore"):  # that form is deprecated, its files are not
+        torch.jit.trace(module, torch.zeros(1, 3)).save(tmp_path / "a.pt")
+    tensors = open_weights(tmp_path / "a.pt").tensors
+    assert all(torch.equal(tensors[name], t) for name, t in module.state_dict().items())
+
+
+# Broken and foreign files
+
+
+BROKEN = {
+    "empty": b"", "a few bytes": b"abc", "zeros": bytes(5000), "jpeg": b"\xff\xd8\xff\xe0" + bytes(900),
+    "html": b"<!DOCTYPE html><html>not found</html>", "text": b"hello " * 100, "json": b'{"a": 1}',
+    "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265146304\n",
+    "pickle": pickle.dumps({"a": 1}), "zip without pickle": b"PK\3\4" + bytes(500),
+    "huge header": struct.pack("<Q", 1 << 62) + b"{" + bytes(100), "no json": struct.pack("<Q", 8) + b"{a: 1}  ",
+    "nested json": struct.pack("<Q", 200_000) + b'{"a":' * 40_000,
+    "beyond its end": struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[900,904]}}    ' + bytes(4),
+    "wrong size": struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}        ' + bytes(4),
+    "negative": struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-8,-4]}}      ' + bytes(4),
+    "odd type": struct.pack("<Q", 62) + b'{"a":{"dtype":"Q99","shape":[1],"data_offsets":[0,4]}}        ' + bytes(4),
+    "other tensors": struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}        ' + bytes(4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_foreign_and_damaged_files_are_refused_in_one_line(name, tmp_path):
+    path = tmp_path / f"{name}.safetensors"
+    path.write_bytes(BROKEN[name])
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.read(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout, name", FILES)
+def test_a_file_cut_short_anywhere_is_refused(layout, name, tmp_path):
+    whole = save(tmp_path / name, layout).read_bytes()
+    for length in [1, 7, 8, 9, *range(100, len(whole), len(whole) // 25), len(whole) - 1]:
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(checkpoints.CheckpointError, match="cut"):
+            checkpoints.read(tmp_path / "cut")
+
+
+def test_flipped_bytes_are_an_error_or_other_weights(tmp_path):
+    """Never another kind of exception; a seeded handful of damages in the parts that are parsed."""
+    rng = random.Random(0)
+    for layout, name in FILES:
+        whole = bytearray(save(tmp_path / name, layout, {"quant.bias": VAE["quant.bias"]}).read_bytes())
+        for _ in range(150):
+            broken = bytearray(whole)
+            broken[rng.randrange(len(broken))] = rng.randrange(256)
+            (tmp_path / "broken").write_bytes(broken)
+            try:
+                checkpoints.read(tmp_path / "broken")
+            except checkpoints.CheckpointError as error:
+                assert "broken" in str(error)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.ckpt"):
+        checkpoints.read(tmp_path / "nothing.ckpt")
+    with pytest.raises(checkpoints.CheckpointError, match="no known layout"):
+        checkpoints.read(tmp_path)
+
+
+def test_shards_stay_in_their_folder(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    for name, said in (("../x.safetensors", "outside its folder"), ("y.safetensors", "missing")):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(checkpoints.CheckpointError, match=said):
+            open_weights(index)
+
+
+@pytest.mark.parametrize("name, said", [
+    ("conditioner.embedders.0.x", "XL"), ("lora_unet_down", "LoRA"), ("down_blocks.0.resnets.0.conv1.weight", "folder"),
+    ("model.diffusion_model.label_emb.0.0.weight", "pooled"),
+])  # fmt: skip
+def test_checkpoints_of_other_models_are_named(name, said, tmp_path):
+    write_safetensors(tmp_path / "a", {name: torch.zeros(1)}, {})
+    with pytest.raises(checkpoints.CheckpointError, match=said):
+        checkpoints.read(tmp_path / "a")
+
+
+# Memory
+
+
+LEAN = """
+import gc, sys, torch
+from torch import nn
+from minip2p.checkpoints import assign
+from minip2p.checkpoints.files import open_weights
+
+def peak():
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+for file in sys.argv[1:]:
+    for dtype in (torch.float32, torch.float16):
+        with torch.device("meta"):
+            net = nn.ModuleList(nn.Linear(1024, 1024, bias=False) for _ in range(50))
+        gc.collect()
+        open("/proc/self/clear_refs", "w").write("5")  # the peak starts again
+        before = peak()
+        assign(net, open_weights(file).tensors, dtype=dtype, source=file)
+        total = sum(layer.weight.max().item() for layer in net)
+        print(dtype.itemsize, total, peak() - before)
+        del net
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")
+def test_loading_peaks_at_the_weights_and_the_mapped_file(tmp_path):
+    """200 MiB on disk; at most what is kept, the file's pages, and 20 %. A weight kept as it is, is the file's pages."""
+    tensors = {f"{i}.weight": torch.full((1024, 1024), float(i)) for i in range(50)}
+    torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
+    write_safetensors(tmp_path / "a.safetensors", tensors, {})
+    command = [sys.executable, "-c", LEAN, tmp_path / "a.ckpt", tmp_path / "a.safetensors"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        itemsize, total, peak = map(float, line.split())
+        kept = 50 * itemsize
+        assert total == sum(range(50)) and kept < peak < 1.2 * (200 + (kept if itemsize == 2 else 0)), line
