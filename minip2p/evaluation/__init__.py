@@ -1,0 +1,1 @@
+"""What trained models can do, measured."""

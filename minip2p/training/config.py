@@ -1,0 +1,104 @@
+"""How each stage is trained, as frozen values. The defaults are the paper's (section 3.2); PRESETS has the differences."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ..config import PRESETS as MODELS
+from ..config import CLIPConfig, Config, TextConfig, VAEConfig, VisionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop's part, the same for every stage."""
+
+    steps: int = 10_000
+    batch_size: int = 1024
+    learning_rate: float = 1e-4
+    betas: tuple[float, ...] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    warmup: int = 0
+    """steps over which the learning rate rises from 0"""
+    decay: Literal["constant", "cosine"] = "constant"
+    """what it does after that; cosine ends at 0 with the last step"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    ema: float = 0.9999
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """autocast; auto is bf16 on a GPU and fp32 elsewhere"""
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 1000
+    preview_every: int = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAETraining:
+    """The autoencoder, on pictures of the tiny world: absolute error and a little of the KL divergence."""
+
+    model: VAEConfig = field(default_factory=lambda: MODELS["tiny"].vae)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    size: int = 64
+    kl_weight: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTraining:
+    """Both towers, on pictures of the tiny world and their captions: the symmetric contrastive loss."""
+
+    model: CLIPConfig = field(default_factory=CLIPConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    size: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorTraining:
+    """The denoiser, on edits: the paper's objective (eq. 2) with conditioning dropout."""
+
+    model: Config = field(default_factory=lambda: MODELS["tiny"])
+    train: TrainConfig = field(default_factory=TrainConfig)
+    size: int = 64
+    dropout: float = 0.05
+    """chance of dropping the text only, the image only, and both: each this much"""
+    noise_power: float = 1.0
+    """density of training times ~ t^(power - 1): 1 is the paper's uniform one, more spends more on high noise"""
+    change_weight: float = 0.0
+    """extra weight of the loss where the target's latent differs from the source's; the paper has none"""
+    train_text: bool = False
+    """train the text encoder with the UNet; the paper keeps CLIP's frozen"""
+    sources: int = 10_000
+    """scenes rendered and encoded before training, and how many edits each gets"""
+    edits: int = 4
+
+
+PRESETS = {
+    "vae": {
+        "tiny": VAETraining(
+            train=TrainConfig(
+                steps=6000, batch_size=8, learning_rate=1.2e-3, betas=(0.9, 0.99), warmup=100, decay="cosine", weight_decay=0.0,
+                ema=0.995, precision="bf16", save_every=500, preview_every=500,
+            )
+        ),
+    },
+    "clip": {
+        "tiny": CLIPTraining(
+            model=CLIPConfig(
+                text=replace(MODELS["tiny"].text, projection=64, max_length=48),
+                vision=VisionConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4, feed_forward=512, projection=64),
+            ),
+            train=TrainConfig(
+                steps=1500, batch_size=128, learning_rate=1e-3, warmup=100, decay="cosine", ema=0.99, save_every=250, log_every=25,
+                preview_every=500,
+            ),
+        ),
+    },
+    "editor": {
+        "tiny": EditorTraining(
+            train=TrainConfig(
+                steps=12_000, batch_size=64, learning_rate=1e-3, betas=(0.9, 0.99), warmup=500, decay="cosine", ema=0.999,
+                save_every=500, preview_every=2000,
+            ),
+            noise_power=2.0, change_weight=3.0, train_text=True, sources=7_000, edits=5,
+        ),
+    },
+}
+"""stage -> preset -> its config"""

@@ -1,0 +1,92 @@
+"""Stages by name, and the recipe that makes all shipped tiny weights from nothing."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import from_dict, to_dict
+from ..models.vae import AutoencoderKL
+from ..loading import shipped
+from .clip import CLIPStage
+from .config import PRESETS, CLIPTraining, EditorTraining, VAETraining
+from .diffusion import EditorStage, make_networks
+from .loop import Log, Stage, run
+from .parts import part_config, take_part
+from .vae import VAEStage
+from .words import tokenizer_for
+
+CONFIGS = {"vae": VAETraining, "clip": CLIPTraining, "editor": EditorTraining}
+
+
+def make_stage(name: str, config: Any, out: Path, init_from: Sequence[str | Path] = ()) -> Stage:
+    """A stage with weights from the files of `init_from` where they hold its networks, else random ones.
+
+    An editor needs an autoencoder: without one among the files, it takes the shipped one.
+    """
+    if name == "vae":
+        stage = VAEStage(config)
+        _init(init_from, vae=stage.module)
+        return stage
+    if name == "clip":
+        stage = CLIPStage(config)
+        _init(init_from, text=stage.module.text, vision=stage.module.vision)
+        return stage
+    holder = next((path for path in init_from if part_config(path, "vae")), None) or shipped("editor")
+    vae = AutoencoderKL(part_config(holder, "vae"))
+    take_part(holder, "vae", vae)
+    tokenizer, text_config = tokenizer_for(config.model.text)
+    torch.manual_seed(config.train.seed)
+    unet, text = make_networks(replace(config.model, text=text_config))
+    _init(init_from, unet=unet, text=text)
+    return EditorStage(config, vae, unet, text, tokenizer, out / "latents.safetensors")
+
+
+def _init(paths: Sequence[str | Path], **networks: torch.nn.Module) -> None:
+    for part, network in networks.items():
+        for path in paths:
+            take_part(path, part, network)
+
+
+def start(
+    name: str, config: Any, out: Path, *, init_from: Sequence[str | Path] = (), resume: bool = False,
+    device: torch.device | str = "cpu",
+) -> Iterator[Log]:
+    """Make a stage, and hand back its training into `out`, to be run by who iterates.
+
+    With `resume`, its frozen networks are those that the stopped run wrote there.
+    """
+    if resume:
+        if not (out / "state.pt").exists():
+            raise ValueError(f"{out}: no state.pt there to resume from; to start from weights alone, use --init-from")
+        init_from = [out / "model.safetensors"]
+    return run(make_stage(name, config, out, init_from), out, resume=resume, device=device)
+
+
+def saved_config(name: str, out: Path) -> Any:
+    """The config of an earlier run in `out`."""
+    path = out / "config.json"
+    if not path.exists():
+        raise ValueError(f"{out}: no run of train.py there (no config.json); to start from weights alone, use --init-from")
+    try:
+        return from_dict(CONFIGS[name], json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is not of a run of {name!r}: {error}") from None
+
+
+def rebuild(out: Path, runs: Path, show: Callable[[Iterator[Log], int, str], None], device: torch.device | str = "cpu") -> None:
+    """Train every stage of the tiny preset in turn and put what ships into `out`. Stopped, it goes on where it was."""
+    for name in PRESETS:
+        config, where = PRESETS[name]["tiny"], runs / name
+        init_from = [runs / "vae" / "model.safetensors"] if name == "editor" else []
+        resume = (where / "state.pt").exists()
+        if resume and to_dict(saved_config(name, where)) != json.loads(json.dumps(to_dict(config))):
+            raise ValueError(f"{where} was trained by another recipe; remove it, or give another --out")
+        show(start(name, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("clip", "editor"):
+        shutil.copyfile(runs / name / "model.safetensors", out / f"{name}.safetensors")

@@ -1,0 +1,213 @@
+"""The loop and its stages: what a step is, what is left behind, and that a stopped run continues to the same bits."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import minip2p
+from minip2p.config import Config, PRESETS as MODELS, override
+from minip2p.data.scenes import instructions
+from minip2p.diffusion import Cond, Denoiser
+from minip2p.models.vae import AutoencoderKL
+from minip2p.training import loop
+from minip2p.training.config import PRESETS, TrainConfig
+from minip2p.training.diffusion import change, dropout
+from minip2p.training.ema import EMA
+from minip2p.training.latents import BACKWARDS, encode_edits
+from minip2p.training.parts import write_parts
+from minip2p.training.recipe import make_stage, saved_config, start
+
+FEW = ("train.steps=6", "train.batch_size=4", "train.warmup=2", "train.log_every=2", "train.save_every=3", "train.preview_every=100")
+THIN = {
+    "vae": ("model.widths=(8, 8, 8, 8)",),
+    "clip": ("model.text.layers=1", "model.vision.layers=1"),
+    "editor": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def vae_file(tmp_path_factory):
+    """A thin autoencoder of random weights."""
+    torch.manual_seed(0)
+    config = replace(MODELS["tiny"].vae, widths=(8, 8, 8, 8))
+    path = tmp_path_factory.mktemp("vae") / "vae.safetensors"
+    write_parts(path, Config(vae=config), {"vae": AutoencoderKL(config)}, None, TrainConfig())
+    return path
+
+
+def config_of(name, *words):
+    return override(PRESETS[name]["tiny"], *FEW, *THIN[name], *words)
+
+
+def finish(name, config, out, vae_file, **options):
+    init_from = [vae_file] if name == "editor" and not options.get("resume") else []
+    return list(start(name, config, out, init_from=init_from, **options))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
+    config = config_of(name)
+    finish(name, config, tmp_path / "whole", vae_file)
+
+    for log in start(name, config, tmp_path / "halves", init_from=[vae_file] if name == "editor" else []):
+        if log.step == 4:  # the state of step 3 is on disk; step 4 is lost
+            break
+    logs = finish(name, config, tmp_path / "halves", vae_file, resume=True)
+    assert [log.step for log in logs if "loss" in log.figures] == [4, 6]
+
+    whole, halves = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "halves"))
+    assert whole["step"] == halves["step"] == 6 and whole["updates"] == 6
+    for part in ("model", "ema"):
+        assert all(torch.equal(whole[part][key], halves[part][key]) for key in whole[part])
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "halves/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_run_trains_and_leaves_what_it_says(name, tmp_path, vae_file):
+    logs = finish(name, config_of(name), tmp_path, vae_file)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == len(logs) and lines[-2]["pictures"] == 24 and {"loss", "grad_norm", "lr"} <= set(lines[0])
+    assert saved_config(name, tmp_path) == config_of(name)
+    assert (tmp_path / "preview-000006.png").exists() and not list(tmp_path.glob("*.part"))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert not all(torch.equal(state["model"][k], state["ema"][k]) for k in state["model"]), "the average lags behind"
+
+
+def test_the_editor_that_is_left_edits(tmp_path, vae_file):
+    finish("editor", config_of("editor"), tmp_path, vae_file)
+    pipe = minip2p.load(tmp_path / "model.safetensors")
+    picture = pipe.edit(minip2p.data.images.from_tensor(torch.rand(3, 64, 64)), "make it night", steps=2)
+    assert picture.size == (64, 64) and pipe.provenance["training"]["sources"] == 3
+
+
+def test_clip_that_is_left_compares(tmp_path, vae_file):
+    finish("clip", config_of("clip"), tmp_path, vae_file)
+    clip = minip2p.load_clip(tmp_path / "model.safetensors")
+    two = torch.rand(2, 3, 64, 64)
+    assert [s.shape for s in clip.similarities(two, two.flip(0), ["a red cat", "a tree"], ["a blue cat", "a tree"])] == [(2,)] * 4
+
+
+def test_loss_falls(tmp_path, vae_file):
+    config = config_of("editor", "train.steps=80", "train.learning_rate=3e-3", "train.warmup=5", "train.batch_size=16")
+    losses = [log.figures["loss"] for log in finish("editor", config, tmp_path, vae_file) if "loss" in log.figures]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_the_editors_loss_is_the_denoisers(tmp_path, vae_file):
+    """v-prediction's error, weighted by where the pictures differ, written out."""
+    stage = make_stage("editor", config_of("editor", "dropout=0.0"), tmp_path, [vae_file])
+    nn.init.normal_(stage.module["unet"].conv_out.weight)
+    batch = stage.batch(0)
+    loss, _ = stage.loss(stage.module, batch)
+    sigma = batch["sigma"].float().reshape(-1, 1, 1, 1)
+    z = (batch["z0"] + sigma * batch["noise"]) / (sigma**2 + 1) ** 0.5
+    text = stage.module["text"](stage.tokenizer(batch["instructions"]))
+    f = stage.module["unet"](torch.cat([z, batch["image"]], dim=1), stage.schedule.t(batch["sigma"]), text)
+    v = (batch["noise"] - sigma * batch["z0"]) / (sigma**2 + 1) ** 0.5
+    assert torch.allclose(loss, ((1 + 3.0 * batch["change"]) * (f - v) ** 2).mean(), rtol=1e-5)
+
+
+def test_a_batch_is_a_function_of_its_step(tmp_path, vae_file):
+    a, b = (make_stage("editor", config_of("editor"), tmp_path / x, [vae_file]) for x in "ab")
+    for step in (0, 5):
+        x, y = a.batch(step), b.batch(step)
+        assert x["instructions"] == y["instructions"] and all(torch.equal(x[k], y[k]) for k in ("image", "z0", "noise", "sigma"))
+    assert not torch.equal(a.batch(0)["noise"], a.batch(1)["noise"])
+
+
+def test_latents_are_read_back_and_edits_go_both_ways(tmp_path, vae_file):
+    stage = make_stage("editor", config_of("editor"), tmp_path, [vae_file])
+    options = dict(sources=3, per_source=2, size=64, seed=0)
+    written = (tmp_path / "latents.safetensors").stat().st_mtime_ns
+    again = encode_edits(stage.vae, tmp_path / "latents.safetensors", **options)
+    assert (tmp_path / "latents.safetensors").stat().st_mtime_ns == written
+    assert torch.equal(again.mean, stage.data.mean) and len(again) == 12
+    for i in range(0, 12, 2):
+        (there, source, (target, _)), (back, source_2, (target_2, _)) = again[i], again[i + 1]
+        assert torch.equal(source, target_2) and torch.equal(target, source_2)
+        assert (back.source, back.target) == (there.target, there.source) and back.kind == BACKWARDS.get(there.kind, there.kind)
+        assert len(instructions(back.kind, back.source, back.target)) >= 5
+    assert encode_edits(stage.vae, tmp_path / "latents.safetensors", **options | {"seed": 1}).edits != again.edits
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.01, 0.3), st.integers(0, 1000))
+def test_dropout_has_its_three_shares(p, seed):
+    u = torch.rand(20_000, generator=torch.Generator().manual_seed(seed))
+    text, image = dropout(u, p)
+    for share in (text & ~image, image & ~text, text & image):
+        assert abs(share.float().mean() - p) < 0.02
+
+
+def test_dropout_is_the_papers_draw():
+    text, image = dropout(torch.tensor([0.0, 0.04, 0.05, 0.09, 0.10, 0.14, 0.15, 0.9]), 0.05)
+    assert text.tolist() == [True] * 4 + [False] * 4
+    assert image.tolist() == [False] * 2 + [True] * 4 + [False] * 2
+
+
+def test_change_is_where_the_latents_differ():
+    a = torch.randn(2, 4, 3, 3)
+    b = a.clone()
+    b[0, :, 1, 2] += 5
+    where = change(a, b)
+    assert where.shape == (2, 1, 3, 3) and where[0, 0, 1, 2] > 0.8 and where.count_nonzero() == 1
+
+
+def test_ema_follows_the_formula():
+    model = nn.Linear(2, 1)
+    ema, expected = EMA(model, 0.9), model.weight.detach().clone()
+    for n in range(1, 200):
+        with torch.no_grad():
+            model.weight.normal_()
+        ema.update(model)
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    assert torch.allclose(ema.module.weight, expected, atol=1e-6) and not ema.module.weight.requires_grad
+
+
+@given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["constant", "cosine"]))
+def test_the_learning_rate(steps, warmup, decay):
+    config = TrainConfig(steps=steps, warmup=warmup, decay=decay, learning_rate=2.0)
+    rates = [loop.rate(config, step) for step in range(steps)]
+    assert all(0 <= r <= 2.0 for r in rates)
+    assert rates[:warmup] == sorted(rates[:warmup]) and (warmup >= steps or rates[warmup] == 2.0)
+    if decay == "constant":
+        assert set(rates[warmup:]) <= {2.0}
+    else:
+        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+def test_times_lean_to_noise_as_asked(tmp_path, vae_file):
+    for power, mean in ((1.0, 0.5), (2.0, 2 / 3)):
+        stage = make_stage("editor", config_of("editor", f"noise_power={power}", "train.batch_size=2000"), tmp_path, [vae_file])
+        assert abs(float(stage.schedule.t(stage.batch(0)["sigma"]).mean()) / 999 - mean) < 0.02
+
+
+@pytest.mark.parametrize("missing", ["state.pt", "config.json"])
+def test_resuming_what_is_not_there_names_the_other_way(missing, tmp_path):
+    with pytest.raises(ValueError, match="--init-from"):
+        saved_config("vae", tmp_path) if missing == "config.json" else start("vae", config_of("vae"), tmp_path, resume=True)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path, vae_file):
+    with pytest.raises(ValueError, match="its vae is not of the shape"):
+        make_stage("vae", config_of("vae", "model.widths=(8, 8, 8, 16)"), tmp_path, [vae_file])
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "state.pt"
+    path.write_text("old")
+
+    def fail(part):
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        loop.write_atomically(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
