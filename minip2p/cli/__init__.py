@@ -1,0 +1,96 @@
+"""The command line: one command, `minip2p`, with a verb a file; `sample.py` and `train.py` are doors to the same verbs.
+
+A verb's file has `Options`, a dataclass whose docstrings are its help, and `run(options)`. Files are imported when their
+verb is called, and torch only where there is work for it, so that help and a user's mistake are answered at once.
+"""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+VERBS = {
+    "edit": "edit a picture, a folder, a glob or a table of pictures; or draw a grid over scales and seeds",
+    "show": "print the recipe inside a picture that `edit` made, or make it again",
+    "scene": "draw a picture of the tiny world, to have something to edit",
+    "info": "tell what a checkpoint holds: parts, sizes, config, provenance",
+    "convert": "write a checkpoint in another layout; make an editor's UNet of a plain one",
+    "judge": "tell how often an editor is right in the tiny world, where the truth is known",
+    "train": "train a model, or rebuild the shipped weights with --recipe tiny",
+}
+PACKAGE = str(Path(__file__).parent.parent)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit status. 2 after a user's mistake, told in one line; 130 after Ctrl-C.
+
+    A mistake in the program keeps its traceback; MINIP2P_DEBUG=1 shows it for a user's mistake too.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        print("\nminip2p: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = in_words(error)
+        if message is None or os.environ.get("MINIP2P_DEBUG"):
+            raise
+        print(f"minip2p: error: {message}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if verb in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"minip2p {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise ValueError(f"unknown verb {verb!r}; there are {', '.join(VERBS)} (minip2p --help tells more)")
+    from .arguments import parse
+
+    module = import_module(f".{verb}", __name__)
+    options = parse(module.Options, rest, f"minip2p {verb}")
+    return 0 if options is None else module.run(options) or 0
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:9}{what}" for verb, what in VERBS.items())
+    return f"""minip2p: edit pictures by instructions (InstructPix2Pix)
+
+usage: minip2p VERB [OPTIONS]           or: python sample.py VERB ..., python train.py ...
+
+{verbs}
+
+for example
+  minip2p scene --seed 3 --output scene.png
+  minip2p edit --input scene.png --edit "make it night" --output night.png
+  minip2p show night.png
+  minip2p edit --help"""
+
+
+def in_words(error: Exception) -> str | None:
+    """One line for a user's mistake; None for a mistake in the program.
+
+    A user's mistake is a ValueError or OSError that this package itself raised (a ValueError out of a library is our
+    fault), anything that the file system refuses, or too little memory.
+    """
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; try --low-memory, a smaller --resolution or --dtype bfloat16"
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror.lower()) if part)
+    if isinstance(error, (ValueError, OSError)) and _raised_here(error):
+        return " ".join(str(error).split())
+    return None
+
+
+def _raised_here(error: Exception) -> bool:
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename.startswith(PACKAGE)

@@ -1,0 +1,113 @@
+"""Contact sheets: one picture edited with several scales or seeds, in labelled rows and columns."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+AXES = {"text-scale": float, "image-scale": float, "seed": int, "steps": int}
+CELL = 192  # pixels that the longer side of a cell has at least: smaller pictures are enlarged by a whole factor
+WIDEST = 5  # cells in a row where there is one axis
+GAP, MARGIN, HEAD = 10, 24, 26
+INK, PALE, PAPER = (32, 32, 36), (112, 112, 120), (255, 255, 255)
+
+
+def parse_grid(words: tuple[str, ...]) -> dict[str, list[float | int]]:
+    """("text-scale=3,5", "seed=0,1,2") -> {"text_scale": [3.0, 5.0], "seed": [0, 1, 2]}: columns, then rows."""
+    grid = {}
+    for word in words:
+        name, equals, values = word.replace("_", "-").partition("=")
+        if name not in AXES or not equals:
+            raise ValueError(f"--grid {word!r}: expected NAME=VALUE,VALUE,... with a name of {', '.join(AXES)}")
+        try:
+            grid[name.replace("-", "_")] = [AXES[name](value) for value in values.split(",")]
+        except ValueError:
+            raise ValueError(f"--grid {word!r}: expected numbers with commas between, e.g. {name}=1,2,3") from None
+    if len(grid) != len(words) or len(grid) > 2:
+        raise ValueError(f"--grid {' '.join(words)}: expected one or two different names")
+    return grid
+
+
+def draw(picture: Path, recipe: dict, edit: Callable[..., Image.Image]) -> Image.Image:
+    """The sheet of a recipe with a grid; `edit` makes a cell from the axes' values."""
+    from ..data.images import open_image
+
+    (across, columns), *others = recipe["grid"].items()
+    heads = [_label(across, x) for x in columns]
+    if others:
+        [(down, values)] = others
+        rows = [Row(_label(down, y), heads if y == values[0] else [], [edit(**{across: x, down: y}) for x in columns]) for y in values]
+    else:
+        cells = [edit(**{across: x}) for x in columns]
+        rows = [Row("", heads[i : i + WIDEST], cells[i : i + WIDEST]) for i in range(0, len(cells), WIDEST)]
+    size = _cell_size(rows[0].cells[0])
+    rows = [row._replace(cells=[_into(cell, size) for cell in row.cells]) for row in rows]
+    fixed = [_label(name, recipe[name]) for name in ("text_scale", "image_scale", "seed", "steps") if name not in recipe["grid"]]
+    return _lay_out(recipe["instruction"], ", ".join([*fixed, recipe["sampler"]]), _into(open_image(picture), size), rows)
+
+
+class Row(NamedTuple):
+    """A row of the sheet."""
+
+    label: str
+    heads: list[str]
+    """above each cell; empty where the row above has told it"""
+    cells: list[Image.Image]
+
+
+def _label(name: str, value: float) -> str:
+    return f"{name.replace('_', ' ')} {value:g}"
+
+
+def _cell_size(image: Image.Image) -> tuple[int, int]:
+    factor = max(1, -(-CELL // max(image.size)))
+    return image.width * factor, image.height * factor
+
+
+def _into(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image as large as the cell allows; whole factors keep its pixels to be seen as they are."""
+    factor = min(size[0] / image.width, size[1] / image.height)
+    shape = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image.resize(shape, Image.Resampling.NEAREST if factor.is_integer() else Image.Resampling.LANCZOS)
+
+
+def _lay_out(title: str, below: str, source: Image.Image, rows: list[Row]) -> Image.Image:
+    """Title above; the input at the left, beside the rows with their labels."""
+    large, small = ImageFont.load_default(22), ImageFont.load_default(15)
+    x_pad, y_pad = rows[0].cells[0].size
+    label_width = max(round(small.getlength(row.label)) for row in rows) + (GAP if rows[0].label else 0)
+    left = MARGIN + x_pad + 3 * GAP + label_width  # of the cells
+    width = left + max(len(row.cells) for row in rows) * (x_pad + GAP) - GAP + MARGIN
+    lines = _wrapped(title, large, width - 2 * MARGIN)
+    top = MARGIN + 30 * len(lines) + 24 + 2 * GAP  # of the rows
+    height = top + sum(HEAD * bool(row.heads) + y_pad + GAP for row in rows) - GAP + MARGIN
+
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN + 30 * i), line, INK, large)
+    pen.text((MARGIN, MARGIN + 30 * len(lines)), below, PALE, small)
+    pen.text((MARGIN + x_pad / 2, top + HEAD / 2), "input", INK, small, anchor="mm")
+    sheet.paste(source, (MARGIN + (x_pad - source.width) // 2, top + HEAD))
+    for row in rows:
+        for i, head in enumerate(row.heads):
+            pen.text((left + i * (x_pad + GAP) + x_pad / 2, top + HEAD / 2), head, INK, small, anchor="mm")
+        top += HEAD * bool(row.heads)
+        pen.text((left - GAP, top + y_pad / 2), row.label, INK, small, anchor="rm")
+        for i, cell in enumerate(row.cells):
+            sheet.paste(cell, (left + i * (x_pad + GAP), top))
+        top += y_pad + GAP
+    return sheet
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of whole words, none wider than `width` unless a word is."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,8 @@
+"""Train a model: `python train.py --recipe tiny`, `python train.py vae --preset tiny`. All of it is in minip2p/training."""
+
+import sys
+
+from minip2p.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
