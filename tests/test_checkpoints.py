@@ -130,6 +130,8 @@ def test_unused_layers_of_the_text_tower_are_not_written_elsewhere(tmp_path):
         if layout == "diffusers":
             assert (back.config.text.layers, back.config.text.skip_last) == (2, 0)
         assert same({"text": used}, {"text": back.parts["text"]})
+        both = checkpoints.read(save(tmp_path / f"both {name}", layout, parts, config, ema_parts={"text": parts["text"]}))
+        assert same({"text": used}, {"text": both.parts["text"]})
         tower = TextEncoder(back.config.text)
         checkpoints.assign(tower, back.parts["text"], source=name)
         full = TextEncoder(config.text)
@@ -150,6 +152,14 @@ def test_what_a_layout_has_no_word_for_is_one_clear_error(layout, word, tmp_path
         save(tmp_path / "x", layout, parts, config)
     assert "\n" not in str(error.value) and not (tmp_path / "x").exists()
     assert same(checkpoints.read(save(tmp_path / "own", "minip2p", parts, config)).parts, parts)
+
+
+def test_a_noise_schedule_of_ones_own(weights, tmp_path):
+    """diffusers has words for three; an original file says none, and ours in its header all."""
+    config = override(config_of(), "schedule.kind=wavy")
+    with pytest.raises(ValueError, match="schedule.kind = 'wavy' cannot be written as 'diffusers'"):
+        save(tmp_path / "folder", "diffusers", weights, config)
+    assert checkpoints.read(save(tmp_path / "a.ckpt", "original", weights, config)).config == config
 
 
 def test_clip_in_one_file(tmp_path):

@@ -247,11 +247,12 @@ def test_saved_and_loaded_it_edits_the_same(ours):
     assert apart(b, a) < 1e-5  # fused upsampling and another memory layout round otherwise
 
 
-@pytest.mark.parametrize("layout", ["minip2p", "original"])
+@pytest.mark.parametrize("layout", ["minip2p", "original", "diffusers"])
 def test_a_loaded_pipeline_is_saved_bit_for_bit(ours, layout, tmp_path):
     pipe, path = ours
-    minip2p.save(minip2p.load(path), tmp_path / "x.safetensors", layout)
-    again = minip2p.load(tmp_path / "x.safetensors", config=pipe.config, tokenizer=pipe.tokenizer, inference=False)
+    saved = tmp_path / ("folder" if layout == "diffusers" else "x.safetensors")
+    minip2p.save(minip2p.load(path), saved, layout)
+    again = minip2p.load(saved, config=pipe.config, tokenizer=pipe.tokenizer, inference=False)
     for part, network in pipe.parts.items():
         state = again.parts[part].state_dict()
         assert state.keys() == network.state_dict().keys()

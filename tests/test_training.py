@@ -13,7 +13,6 @@ from torch import nn
 import minip2p
 from minip2p.config import Config, PRESETS as MODELS, override
 from minip2p.data.scenes import instructions
-from minip2p.diffusion import Cond, Denoiser
 from minip2p.models.vae import AutoencoderKL
 from minip2p.training import loop
 from minip2p.training.config import PRESETS, TrainConfig

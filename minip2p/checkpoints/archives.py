@@ -15,6 +15,18 @@ from .mapped import CheckpointError, Weights, map_file, view
 from .pickles import Pending, StandIn, Storage, build
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file of torch < 1.6
+ZIP_FAULTS = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+FAULTS = (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RuntimeError)
+"""what reading damaged bytes may raise, in a zip and anywhere"""
 
 
 def open_zip(path: Path) -> Weights:
@@ -26,45 +38,29 @@ def open_zip(path: Path) -> Weights:
             if pickle is None:
                 raise CheckpointError(f"{path}: a zip without data.pkl; expected a file written by torch.save")
             folder = pickle.removesuffix("data.pkl")
-            if any(
-                entries[name].compress_type for name in entries if name == pickle or name.startswith(folder + "data/")
-            ):
+            needed = [name for name in entries if name == pickle or name.startswith(folder + "data/")]
+            if any(entries[name].compress_type for name in needed):
                 raise CheckpointError(f"{path}: a compressed zip; expected a file written by torch.save")
             if folder + "byteorder" in entries and archive.read(folder + "byteorder").strip() == b"big":
                 raise CheckpointError(f"{path}: written on a big-endian machine; not readable here")
             root = _checked(path, archive.read(pickle))
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{path}: cut short or damaged ({error}); expected a file written by torch.save"
-        ) from None
+    except CheckpointError:
+        raise
+    except ZIP_FAULTS as error:
+        raise CheckpointError(f"{path}: cut short or damaged ({error}); expected a file of torch.save") from None
     data = map_file(path)
 
     def locate(storage: Storage) -> tuple[int, int]:
         entry = entries[f"{folder}data/{storage.key}"]
-        header = data[
-            entry.header_offset : entry.header_offset + 30
-        ]  # its name and extra field may differ from the index's
-        at = (
-            entry.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        )
-        return at, entry.file_size
+        start = entry.header_offset  # of 30 bytes and two fields, which may be longer here than in the zip's index
+        sizes = (int.from_bytes(data[start + i : start + i + 2], "little") for i in (26, 28))
+        return start + 30 + sum(sizes), entry.file_size
 
     return _weights(path, root, data, locate)
 
 
 def open_legacy(path: Path) -> Weights:
-    """A file of torch < 1.6: pickles (magic number, version, machine, the value, the storages' keys), then the bytes."""
+    """A file of torch < 1.6: pickles (magic number, version, machine, the value, storages' keys), then the bytes."""
     data = map_file(path)
     stream = io.BufferedReader(io.FileIO(path))
     with stream:
@@ -87,16 +83,7 @@ def open_legacy(path: Path) -> Weights:
 def _checked(path: Path, data: bytes | io.BufferedIOBase, storages: dict[str, Storage] | None = None) -> Any:
     try:
         return build(data, storages)
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        UnicodeError,
-    ) as error:
+    except FAULTS as error:
         raise CheckpointError(f"{path}: cut short or damaged (its pickle: {error}); expected weights") from None
 
 
@@ -133,9 +120,9 @@ def _weights(path: Path, root: Any, data: mmap.mmap, locate: Callable[[Storage],
                     f"{path}: cut short: {name} ends at byte {at + size} of {len(data)}; fetch the file again"
                 )
             tensors[name] = view(data, at, storage.dtype, (numel,)).as_strided(shape, stride, offset)
-        except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except CheckpointError:
+            raise
+        except FAULTS:
             raise CheckpointError(f"{path}: damaged: {name} does not fit its storage; expected weights") from None
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; expected the weights of a model")

@@ -7,7 +7,7 @@ paint rubbish.
 from pathlib import Path
 from typing import Any
 
-from ..config import CLIPConfig, Config, SamplingConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig, VisionConfig
+from ..config import CLIPConfig, SamplingConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .mapped import CheckpointError, read_json
 
 UNET_FIXED = {
@@ -72,7 +72,7 @@ def unet(path: Path) -> UNetConfig:
         "attention_head_dim", 8
     )  # the second is a number of heads too, despite its name
     heads = [heads] * len(widths) if isinstance(heads, int) else heads
-    sizes = {w // h for w, h in zip(widths, heads)}
+    sizes = {w // h for w, h in zip(widths, heads, strict=True)}
     if len(set(heads)) > 1 and len(sizes) > 1:
         raise CheckpointError(f"{path}: attention_head_dim {heads} gives neither one number of heads nor one head size")
     return UNetConfig(
@@ -106,7 +106,7 @@ def vae(path: Path) -> VAEConfig:
 
 
 def text(path: Path, values: dict[str, Any], tokens: tuple[int, int, int] | None) -> TextConfig:
-    """From transformers' CLIPTextConfig; `tokens` is (bos, eos, pad) of the tokenizer, as published configs err there."""
+    """From transformers' CLIPTextConfig; `tokens` is the tokenizer's (bos, eos, pad): published configs err there."""
     _fixed(path, values, {"layer_norm_eps": 1e-5})
     words = values.get("vocab_size", 49408)
     bos, eos, pad = tokens or (words - 2, words - 1, words - 1)

@@ -12,7 +12,8 @@ MEMBERS = {
     "tokenizer": "CLIPTokenizer",
 }
 SPELLED_OUT = (
-    "act_fn", "norm_eps", "center_input_sample", "flip_sin_to_cos", "freq_shift", "downsample_padding", "mid_block_scale_factor"
+    "act_fn", "norm_eps", "center_input_sample", "flip_sin_to_cos", "freq_shift", "downsample_padding",
+    "mid_block_scale_factor",
 )  # fmt: skip
 """what published configs say though it is the default"""
 

@@ -67,7 +67,7 @@ def source_name(repository: str, file: str) -> str:
 
 
 def fetch_url(url: str, path: Path, progress: Progress | None = None) -> Path:
-    """One file by http(s), through `path`.part, which is gone on with if the server vouches that the file is the same."""
+    """One file by http(s), through `path`.part, which is gone on with if the server vouches for the file."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

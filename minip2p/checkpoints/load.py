@@ -21,7 +21,7 @@ UNET, VAE, COMPVIS, OPENCLIP = (
     "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.", "cond_stage_model.model."
 )  # fmt: skip
 IGNORED = re.compile(
-    r"(alphas_cumprod|sqrt_|log_one_minus_|posterior_|model_ema\.(decay|num_updates)$|(first_stage_model\.)?loss\.)"
+    r"(alphas_cumprod|sqrt_|log_one_minus_|posterior_|ddim_|model_ema\.(decay|num_updates)$|(first_stage_model\.)?loss\.)"
     r"|(betas|lvlb_weights|logvar|scale_factor|num_timesteps|global_step|denoiser\.sigmas)$"
     r"|cond_stage_model\.(model\.)?(logit_scale|text_projection|attn_mask)$"
     r"|.*\bposition_ids$"
@@ -162,9 +162,7 @@ def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, n
     }
     if sd2:
         found["text"] = replace(found["text"], projection=None)
-        if (
-            text + "text_projection" in tensors
-        ):  # OpenCLIP's whole tower, of which the penultimate layer conditions the UNet
+        if text + "text_projection" in tensors:  # OpenCLIP's whole tower; its penultimate layer conditions the UNet
             found["text"] = replace(found["text"], layers=found["text"].layers - 1)
     config = Config(**{name: value for name, value in found.items() if value is not None})
     if found["unet"] and found["unet"].linear_projection:

@@ -148,7 +148,7 @@ def _take(stack: list, count: int) -> list:
 
 
 def _pairs(items: list) -> dict:
-    """[key, value, key, value, ...] as a dict, of names and numbers only: hashing a deep enough tuple ends the process."""
+    """[key, value, key, value, ...] as a dict of names and numbers: hashing a deep enough tuple ends the process."""
     return {key: value for key, value in zip(items[::2], items[1::2], strict=True) if isinstance(key, (str, int))}
 
 

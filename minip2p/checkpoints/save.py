@@ -55,6 +55,7 @@ def write(
         write_safetensors(path, _flat(parts) | _flat(ema_parts, "ema."), metadata, dtype)
         return
     _check_words(layout, config, parts)
+    ema_parts = _run_layers(config, ema_parts)[1]
     config, parts = _run_layers(config, parts)
     if layout == "original":
         header = {"minip2p": json.dumps({k: json.loads(v) for k, v in _header(config, tokenizer, provenance).items()})}
@@ -90,8 +91,9 @@ def _check_words(layout: str, config: Config | CLIPConfig, parts: Parts) -> None
     if layout == "diffusers":
         known["schedule.kind"] = (config.schedule.kind, set(configs.BETAS.values()))
     for name, (value, words) in known.items():
-        if name.partition(".")[0] in parts and not (value if isinstance(value, set) else {value}) <= words:
-            said = getattr(getattr(config, name.partition(".")[0], None), name.partition(".")[2])
+        part, _, word = name.partition(".")
+        if part in (*parts, "schedule") and not (value if isinstance(value, set) else {value}) <= words:
+            said = getattr(getattr(config, part), word)
             raise CheckpointError(
                 f"{name} = {said!r} cannot be written as {layout!r}; layout='minip2p' holds any config"
             )
@@ -166,9 +168,13 @@ def _write_folder(
         temporary.chmod(0o755)
         _fill_folder(temporary, config, parts, ema_parts, tokenizer_files, provenance, dtype)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            old = temporary.with_suffix(".old")
             os.replace(path, old)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)

@@ -188,7 +188,7 @@ def vision_rows(c: VisionConfig) -> list[Row]:
 
 
 def under(places: Row, rows: Iterable[Row]) -> list[Row]:
-    return [tuple(f"{place}.{name}" for place, name in zip(places, row)) for row in rows]
+    return [tuple(f"{place}.{name}" for place, name in zip(places, row, strict=True)) for row in rows]
 
 
 def each(rows: Iterable[Row], count: int) -> list[Row]:

@@ -1,7 +1,7 @@
 """The command line: one command, `minip2p`, with a verb a file; `sample.py` and `train.py` are doors to the same verbs.
 
-A verb's file has `Options`, a dataclass whose docstrings are its help, and `run(options)`. Files are imported when their
-verb is called, and torch only where there is work for it, so that help and a user's mistake are answered at once.
+A verb's file has `Options`, a dataclass whose docstrings are its help, and `run(options)`. Files are imported when
+their verb is called, and torch only where there is work for it, so that help and mistakes are answered at once.
 """
 
 import os
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except KeyboardInterrupt:
-        print("\nminip2p: stopped; what was finished is kept", file=sys.stderr)
+        print("minip2p: stopped; what was finished is kept", file=sys.stderr)
         return 130
     except Exception as error:
         message = in_words(error)
@@ -80,7 +80,8 @@ def in_words(error: Exception) -> str | None:
     A user's mistake is a ValueError or OSError that this package itself raised (a ValueError out of a library is our
     fault), anything that the file system refuses, or too little memory.
     """
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    if full or "can't allocate memory" in str(error):
         return "out of memory; try --low-memory, a smaller --resolution or --dtype bfloat16"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror.lower()) if part)

@@ -58,7 +58,7 @@ def load(source: Source, **how) -> "Pipeline":
 
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T | None:
-    """`kind` from words; None where help was asked for and given. Raises ValueError, in one line, for words that do not fit."""
+    """`kind` from words; None where help was asked for and given. Raises ValueError, of one line, for wrong words."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -71,18 +71,19 @@ def parse(kind: type[T], argv: list[str], prog: str) -> T | None:
 
 def _one_line(box: str) -> str:
     """What tyro says in a box of many lines, in one."""
-    title, *lines = (line.strip("│|╭╮╰╯+─- \t") if re.match("[╭╰+]", line) else line.strip("│| \t") for line in box.splitlines())
-    lines = [line for line in lines if line.strip("─-")]
+    title, *lines = box.splitlines()
+    lines = [text for line in lines if (text := line.strip("│| ")).strip("╭╮╰╯+─-")]
     ends = [i for i, line in enumerate(lines) if line.startswith(("For full helptext", "Argument helptext", "====="))]
     lines = lines[: ends[0]] if ends else lines
-    if title == "Required options":
+    if "Required options" in title:
         missing = [line for line in lines if re.match(r"-|[A-Z.]+$", line)]
         return f"missing {', '.join(missing)}"
-    if title == "Unrecognized options":
+    if "Unrecognized options" in title:
         words = lines[0].removeprefix("Unrecognized options: ").split(", ")
         near = [line for line in lines[1:] if line.startswith("--")]
-        hint = f"; is it {near[0]}?" if near else "" if words[0].startswith("-") else "; words that belong together go in quotes"
-        return f"unknown {'option' if words[0].startswith('-') else 'words'} {' '.join(words)}{hint}"
+        if words[0].startswith("-"):
+            return f"unknown option {' '.join(words)}" + (f"; is it {near[0]}?" if near else "")
+        return f"unknown words {' '.join(words)}; words that belong together go in quotes"
     message = " ".join(lines)
     if number := NUMBER.match(message):
         return f"{number[1]} {number[2]!r}: expected a number"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Options:
     """Edit pictures as an instruction says.
 
-    The output carries its recipe: `minip2p show` prints it or repeats it. Of several pictures, those whose output exists
-    with the same recipe are finished and skipped: after a stop, the same command goes on.
+    The output carries its recipe: `minip2p show` prints it or repeats it. Where the output is a folder, pictures that
+    are there with the same recipe are finished and skipped: after a stop, the same command goes on.
     """
 
     input: Annotated[str, arg(metavar="PATH")]
@@ -46,7 +46,8 @@ class Options:
     keep_size: FlagCreatePairsOff[bool] = False
     """bring the result back to the input's size"""
     grid: Annotated[tuple[str, ...], optional("NAME=A,B,...")] = ()
-    """a labelled contact sheet, e.g. text-scale=3,5,7.5 image-scale=1,1.5,2; one or two of text-scale, image-scale, seed, steps"""
+    """a labelled contact sheet, e.g. text-scale=3,5,7.5 image-scale=1,1.5,2; one or two of text-scale, image-scale,
+    seed, steps"""
     low_memory: FlagCreatePairsOff[bool] = False
     """one branch at a time, networks off the device when not in use"""
     loading: Loading = field(default_factory=Loading)
@@ -59,8 +60,9 @@ def run(options: Options) -> None:
     pipe = load(options.loading, device=options.loading.device, dtype=options.loading.dtype)
     pipe.edit([], options.edit or "")  # of no picture: says so now where the model is no editor
     recipes = [write_recipe(pipe, options, job) for job in todo]
-    many = len(todo) > 1
-    left = [(job, r) for job, r in zip(todo, recipes, strict=True) if not (many and recipe.made_already(job.output, r))]
+    left = list(zip(todo, recipes, strict=True))
+    if todo[0].output != Path(options.output):  # into a folder: a run that may have been stopped
+        left = [(job, r) for job, r in left if not recipe.made_already(job.output, r)]
     if len(left) < len(todo):
         done = len(todo) - len(left)
         print(f"minip2p: {done} of {len(todo)} are finished (same recipe in the output) and skipped", file=sys.stderr)
@@ -85,12 +87,13 @@ def write_recipe(pipe: "Pipeline", options: Options, job: jobs.Job) -> dict:
     for name in ("text_scale", "image_scale", "resolution"):
         settings[name] = getattr(own, name) if settings[name] is None else settings[name]
     how = options.loading
-    weights = how.weights and files.relative(how.weights, job.output)
+    path = how.weights and files.relative(how.weights, job.output)
+    weights = {"path": path, "fingerprint": pipe.fingerprint}
+    weights |= {"ema": how.ema, "config": list(how.config), "dtype": how.dtype}
     return {
         "instruction": job.instruction, **settings, "grid": sheet.parse_grid(options.grid),
         "input": {"path": files.relative(job.input, job.output), "sha256": files.sha256(job.input)},
-        "weights": {"path": weights, "fingerprint": pipe.fingerprint, "ema": how.ema, "config": list(how.config), "dtype": how.dtype},
-        "made_with": recipe.versions(pipe),
+        "weights": weights, "made_with": recipe.versions(pipe),
     }  # fmt: skip
 
 

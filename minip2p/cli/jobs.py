@@ -76,7 +76,7 @@ def _check_folder(target: Path) -> None:
 def _table(table: Path, instruction: str | None, target: Path) -> list[Job]:
     _check_folder(target)
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise ValueError(f"{table} is not a text in UTF-8") from None
     jobs = []

@@ -38,7 +38,8 @@ def versions(pipe: "Pipeline") -> dict:
 
     from .. import __version__
 
-    return {"minip2p": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(pipe.device)}
+    python = platform.python_version()
+    return {"minip2p": __version__, "torch": torch.__version__, "python": python, "device": str(pipe.device)}
 
 
 def perform(pipe: "Pipeline", picture: Path, recipe: dict, on_step: Callable[[Any], None] | None = None) -> Image.Image:
@@ -83,7 +84,7 @@ def carries(path: Path) -> bool:
 
 
 def encode(image: Image.Image, path: Path, recipe: dict) -> bytes:
-    """The file's bytes: the picture in the format of the path's ending, with its recipe where that has a place for it."""
+    """A file's bytes: the picture in the format of the path's ending, with its recipe where that has a place for it."""
     kind, options = FORMATS[path.suffix.lower()]
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
@@ -99,7 +100,7 @@ def encode(image: Image.Image, path: Path, recipe: dict) -> bytes:
 
 
 def read(path: Path) -> dict:
-    """The recipe that a picture carries. Raises ValueError where there is none or it is not ours, OSError for no picture."""
+    """The recipe that a picture carries. Raises ValueError for no picture, no recipe, or not an edit's."""
     if not path.exists():
         raise ValueError(f"{path}: no such file")
     if path.is_dir():
@@ -111,14 +112,13 @@ def read(path: Path) -> dict:
     except Exception as error:  # decoders raise anything on damaged data
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
     if not text:
-        raise ValueError(f"{path} carries no recipe; pictures that minip2p edit writes do, unless another program rewrote them")
+        raise ValueError(f"{path} carries no recipe; what minip2p edits does, unless a program rewrote it")
     try:
         recipe = json.loads(text)
-        missing = {*SETTINGS, "instruction", "input", "weights"} - set(recipe)
-    except (ValueError, TypeError):
+    except ValueError:
         raise ValueError(f"{path}: its recipe is damaged") from None
-    if missing:
-        raise ValueError(f"{path}: its recipe lacks {', '.join(sorted(missing))}")
+    if not {*SETTINGS, "instruction", "input", "weights"} <= set(recipe):
+        raise ValueError(f"{path}: its recipe is not that of an edit")
     return recipe
 
 

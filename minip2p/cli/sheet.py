@@ -37,14 +37,16 @@ def draw(picture: Path, recipe: dict, edit: Callable[..., Image.Image]) -> Image
     heads = [_label(across, x) for x in columns]
     if others:
         [(down, values)] = others
-        rows = [Row(_label(down, y), heads if y == values[0] else [], [edit(**{across: x, down: y}) for x in columns]) for y in values]
+        cells = [[edit(**{across: x, down: y}) for x in columns] for y in values]
+        rows = [Row(_label(down, y), [] if i else heads, cells[i]) for i, y in enumerate(values)]
     else:
         cells = [edit(**{across: x}) for x in columns]
         rows = [Row("", heads[i : i + WIDEST], cells[i : i + WIDEST]) for i in range(0, len(cells), WIDEST)]
     size = _cell_size(rows[0].cells[0])
     rows = [row._replace(cells=[_into(cell, size) for cell in row.cells]) for row in rows]
-    fixed = [_label(name, recipe[name]) for name in ("text_scale", "image_scale", "seed", "steps") if name not in recipe["grid"]]
-    return _lay_out(recipe["instruction"], ", ".join([*fixed, recipe["sampler"]]), _into(open_image(picture), size), rows)
+    axes = (axis.replace("-", "_") for axis in AXES)
+    fixed = ", ".join([_label(name, recipe[name]) for name in axes if name not in recipe["grid"]] + [recipe["sampler"]])
+    return _lay_out(recipe["instruction"], fixed, _into(open_image(picture), size), rows)
 
 
 class Row(NamedTuple):

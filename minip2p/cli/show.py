@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Options:
     """Print the recipe inside a picture that `minip2p edit` wrote, or make the picture again from it.
 
-    `--again` checks that input and weights are the recipe's, says whether the pixels are equal, and exits with 1 if not.
+    `--again` checks that input and weights are the recipe's and says whether the pixels are equal; it exits with 1 if
+    they are not.
     """
 
     picture: Positional[Annotated[str, arg(metavar="PICTURE")]]
@@ -69,7 +70,7 @@ def _find_input(given: str | None, r: dict, picture: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"input {path} is not there; say with --input where it is now")
     if files.sha256(path) != r["input"]["sha256"]:
-        raise ValueError(f"input {path} has changed since (sha256); say with --input where the picture of the recipe is")
+        raise ValueError(f"input {path} has changed since (sha256); say with --input where the old one is")
     return path
 
 
@@ -87,16 +88,17 @@ def _load(path: str | None, device: str | None, r: dict) -> "Pipeline":
 
 
 def _compare(image: Image.Image, picture: Path, r: dict, now: dict, output: Path) -> int:
-    """Say whether the pixels are equal. The image goes through the old picture's format first, which may not keep all."""
+    """Say whether pixels are equal. The image goes through the old picture's format first, which may not keep all."""
     with Image.open(io.BytesIO(recipe.encode(image, picture, now))) as new, Image.open(picture) as old:
         if new.size != old.size:
-            raise ValueError(f"{picture} is {old.width}x{old.height}, its recipe makes {new.width}x{new.height}: it was changed since")
+            sizes = f"is {old.width}x{old.height}, its recipe makes {new.width}x{new.height}"
+            raise ValueError(f"{picture} {sizes}: it was changed since")
         worst = max(high for _, high in ImageChops.difference(new.convert("RGB"), old.convert("RGB")).getextrema())
     if worst == 0:
         print(f"{output}: the pixels are equal to those of {picture}")
         return 0
-    before = r.get("made_with", {})
-    changed = [f"{name} {before[name]}, now {value}" for name, value in now["made_with"].items() if before.get(name, value) != value]
-    why = "; ".join(changed) or "made with the same versions, so the picture was changed since, or the number of threads matters"
+    before, after = r.get("made_with", {}), now["made_with"]
+    changed = [f"{name} {before[name]}, now {after.get(name)}" for name in before if before[name] != after.get(name)]
+    why = "; ".join(changed) or "of the same versions: the picture was changed since, or the number of threads matters"
     print(f"{output}: the pixels differ from those of {picture} by up to {worst} of 255 ({why})")
     return 1

@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from .backdrops import MISTS, THING_LIGHT, backdrop
 from .pen import Pen
-from .things import MARGIN, sprite
+from .things import sprite
 
 CENTRES = {"left": 0.22, "middle": 0.50, "right": 0.78}
 GROUND = {"left": 0.84, "middle": 0.95, "right": 0.84}      # where it stands: the middle is nearer, and in front

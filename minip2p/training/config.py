@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..config import PRESETS as MODELS
-from ..config import CLIPConfig, Config, TextConfig, VAEConfig, VisionConfig
+from ..config import CLIPConfig, Config, VAEConfig, VisionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ PRESETS = {
                 vision=VisionConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4, feed_forward=512, projection=64),
             ),
             train=TrainConfig(
-                steps=1500, batch_size=128, learning_rate=1e-3, warmup=100, decay="cosine", ema=0.99, save_every=250, log_every=25,
-                preview_every=500,
+                steps=800, batch_size=128, learning_rate=1e-3, warmup=50, decay="cosine", ema=0.99, save_every=200, log_every=25,
+                preview_every=400,
             ),
         ),
     },

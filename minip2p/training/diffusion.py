@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from ..config import Config
-from ..data.scenes import Edit, judge, reword, sample_edit
+from ..data.scenes import judge, reword, sample_edit
 from ..diffusion import Cond, Denoiser, Schedule
 from ..models.clip import TextEncoder
 from ..models.unet import UNet

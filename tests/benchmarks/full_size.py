@@ -1,9 +1,9 @@
-"""Stable Diffusion 1.5's full size, random weights: written in each layout, loaded, one UNet row compared with diffusers.
+"""Stable Diffusion 1.5's full size, random weights: written in each layout, loaded, a UNet row compared with diffusers.
 
     python tests/benchmarks/full_size.py [--folder /tmp/full_size]
 
-Each step runs in a process of its own, whose peak memory is printed; about 16 GB of disk are used and freed again. Not a
-part of the test run: it takes some minutes. Bound: relative error < 2e-5, every process under 12 GB.
+Each step runs in a process of its own, whose peak memory is printed; about 22 GB of disk are used and freed again. Not
+a part of the test run: it takes some minutes. Bound: relative error < 2e-5, every process under 12 GB.
 """
 
 import argparse
@@ -55,9 +55,8 @@ def make(folder: Path, _: str) -> str:
     randomise(AutoencoderKL(**four, **kinds), 1).save_pretrained(folder / "theirs/vae")
     text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768)
     randomise(CLIPTextModel(text), 2).save_pretrained(folder / "theirs/text_encoder")
-    EulerAncestralDiscreteScheduler(0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
-        folder / "theirs/scheduler"
-    )
+    beta = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    EulerAncestralDiscreteScheduler(**beta).save_pretrained(folder / "theirs/scheduler")
     (folder / "theirs/model_index.json").write_text("{}")
     return "oracle made"
 

@@ -16,7 +16,6 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from minip2p import checkpoints
-from minip2p.checkpoints import configs
 from minip2p.checkpoints.tables import links, pull, unet_rows
 from minip2p.config import UNetConfig
 from minip2p.loading import prepare
@@ -26,7 +25,7 @@ from minip2p.models.unet import UNet
 def networks() -> tuple[torch.nn.Module, torch.nn.Module]:
     """(theirs, ours), with the same weights."""
     config = UNetConfig(in_channels=8)
-    theirs = UNet2DConditionModel.from_config(configs.unet_json(config, 64)).eval().requires_grad_(False)
+    theirs = UNet2DConditionModel(in_channels=8, cross_attention_dim=768).eval().requires_grad_(False)  # else as it is
     with torch.device("meta"):
         ours = UNet(config)
     tensors, names, _ = pull(theirs.state_dict(), links(unet_rows(config), 2))

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE as TheirBPE
 from transformers import CLIPTokenizer
 
-from minip2p.text.bpe import BOS, BPE, EOS
+from minip2p.text.bpe import BPE
+from minip2p.text.words import BOS, EOS
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 any_example = settings(deadline=None, max_examples=100)

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from transformers import CLIPTokenizer
 
 import minip2p
-from minip2p.text.bpe import BOS, EOS, BPE
+from minip2p.text.bpe import BPE
+from minip2p.text.words import BOS, EOS
 
 from .oracles import WORDS, oracle
 

@@ -1,0 +1,119 @@
+"""A user's mistake is one line and status 2, and nothing is written; a mistake of the program keeps its traceback."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from test_cli import edit, files, here, weights  # noqa: F401 (fixtures are taken by name)
+
+from minip2p.cli import in_words, main, recipe
+
+
+def mistakes() -> dict[str, tuple[list[str], str]]:
+    """What is given beside the good options -> what the line must say."""
+    Path("empty").mkdir()
+    Path("text").write_text("no picture")
+    Path("short").write_bytes(Path("in.png").read_bytes()[:60])
+    Path("foreign.safetensors").write_bytes(os.urandom(200))
+    return {
+        "missing file": (["--input", "nope.png"], "nope.png: no such file"),
+        "folder without pictures": (["--input", "empty"], "no pictures in this folder"),
+        "glob that matches nothing": (["--input", "nope*.png"], "no file matches"),
+        "no picture": (["--input", "text"], "text is not a picture"),
+        "truncated": (["--input", "short"], "short is damaged"),
+        "steps": (["--steps", "0"], "steps 0"),
+        "steps in a grid": (["--grid", "steps=1,0"], "steps 0"),
+        "seed": (["--seed", "-1"], "seed -1"),
+        "huge seed": (["--seed", "9" * 30], "seed"),
+        "resolution": (["--resolution", "0"], "resolution 0"),
+        "NaN": (["--text-scale", "nan"], "text scale nan"),
+        "negative": (["--image-scale", "-1"], "image scale -1"),
+        "infinite in a grid": (["--grid", "text-scale=1,inf"], "text scale inf"),
+        "three axes": (["--grid", "seed=1", "steps=1", "text-scale=1"], "one or two"),
+        "unknown axis": (["--grid", "colour=1"], "expected NAME=VALUE"),
+        "words in a grid": (["--grid", "seed=a"], "expected numbers"),
+        "sampler": (["--sampler", "magic"], "unknown sampler 'magic'"),
+        "no weights": (["--weights", "nope.safetensors"], "nope.safetensors"),
+        "foreign weights": (["--weights", "foreign.safetensors"], "foreign.safetensors"),
+        "picture as weights": (["--weights", "in.png"], "in.png"),
+        "four inputs": (["--weights", "painter.safetensors"], "channels"),
+        "config": (["--config", "unet.colour=red"], "unet.colour"),
+        "device": (["--device", "abacus"], "abacus"),
+        "ending": (["--output", "out.doc"], "unknown ending '.doc'"),
+        "no ending": (["--output", "out"], "unknown ending"),
+        "below a file": (["--output", "in.png/out.png"], "not a directory"),
+        "over the input": (["--output", "in.png"], "is an input"),
+        "folder into a file": (["--input", ".", "--output", "x.png"], "need a folder"),
+        "unknown option": (["--setps", "3"], "unknown option --setps 3; is it --steps"),
+        "not a number": (["--steps", "many"], "--steps 'many': expected a number"),
+        "choice": (["--fit", "bend"], "'bend'"),
+        "unquoted": (["--edit", "make", "it", "night"], "go in quotes"),
+    }
+
+
+def test_mistakes_are_one_line(here, capsys):
+    cases = mistakes()
+    good = {"--input": "in.png", "--edit": "x", "--output": "out.png", "--weights": "editor.safetensors"}
+    before = files()
+    for name, (words, expected) in cases.items():
+        given = [word for word in words if word.startswith("--")]
+        rest = [word for option, value in good.items() if option not in given for word in (option, value)]
+        status = main(["edit", *rest, *words])
+        error = capsys.readouterr().err.strip()
+        assert status == 2, name
+        assert error.startswith("minip2p: error: ") and "\n" not in error and expected in error, f"{name}: {error}"
+        assert files() == before, name
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["paint"], "unknown verb 'paint'"),
+        (["edit"], "missing --input PATH, --output PATH"),
+        (["edit", "--input", "in.png", "--output", "x.png"], "missing --edit"),
+        (["scene", "--output", "x.png", "--size", "1"], "size 1"),
+        (["convert", "--weights", "editor.safetensors", "--output", "in.png"], "exists already"),
+        (["convert", "--weights", "editor.safetensors", "--output", "x.safetensors", "--widen"], "already"),
+        (["train"], "expected a stage"),
+        (["train", "editor", "--steps", "0"], "--steps 0"),
+        (["judge", "--weights", "editor.safetensors", "--edits", "0"], "edits 0"),
+    ],
+)
+def test_mistakes_of_other_verbs(here, capsys, words, expected):
+    before = files()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1 and files() == before
+
+
+def test_no_space_leaves_nothing_half_written(here, capsys, monkeypatch):
+    def full(path, data):
+        with open(path, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = files()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert edit() == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "minip2p: error: out.png: cannot be written: no space left on device" and files() == before
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(here, monkeypatch):
+    def broken(*_):
+        return json.loads("{")  # a ValueError, but out of a library
+
+    monkeypatch.setattr(recipe, "perform", broken)
+    with pytest.raises(json.JSONDecodeError):
+        edit()
+    monkeypatch.setenv("MINIP2P_DEBUG", "1")
+    with pytest.raises(ValueError, match="no such file"):
+        edit(given="nope.png")
+
+
+def test_too_little_memory_is_told():
+    assert "--low-memory" in in_words(MemoryError())
+    assert "--low-memory" in in_words(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    assert in_words(RuntimeError("mat1 and mat2")) is None
