@@ -1,4 +1,4 @@
-"""Use a model: `python sample.py edit --input photo.jpg --edit "make it night" --output out.png`. All of it is in minip2p/cli."""
+"""Use a model: `python sample.py edit --input photo.jpg --edit "make it night" --output out.png`."""
 
 import sys
 

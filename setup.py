@@ -24,7 +24,8 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.6", "torchvision", "einops", "safetensors", "sentencepiece", "numpy", "regex", "tqdm", "pillow", "tyro>=1.0",
+        "torch>=2.6", "torchvision", "einops", "safetensors", "sentencepiece", "numpy",
+        "regex", "tqdm", "pillow", "tyro>=1.0",
     ],
     extras_require=EXTRAS | {"all": sorted({name for names in EXTRAS.values() for name in names})},
     packages=[*find_packages(include=["minip2p", "minip2p.*"]), "minip2p._weights"],

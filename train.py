@@ -1,4 +1,4 @@
-"""Train a model: `python train.py --recipe tiny`, `python train.py vae --preset tiny`. All of it is in minip2p/training."""
+"""Train a model: `python train.py --recipe tiny`, `python train.py vae --preset tiny`."""
 
 import sys
 

@@ -1,7 +1,8 @@
 """Every choice of architecture and sampling, as frozen values.
 
-The defaults are Stable Diffusion 1.5 (Rombach et al. 2022); `PRESETS` are differences from it. A config goes to JSON and
-back (`to_dict`, `from_dict`), travels inside our checkpoints, and is changed by words: `override(config, "unet.norm=rms")`.
+The defaults are Stable Diffusion 1.5 (Rombach et al. 2022); `PRESETS` are differences from it. A config goes to JSON
+and back (`to_dict`, `from_dict`), travels inside our checkpoints, and is changed by words:
+`override(config, "unet.norm=rms")`.
 """
 
 import ast
@@ -15,7 +16,7 @@ class UNetConfig:
     """The denoiser: a U of residual blocks, with transformers on some levels."""
 
     in_channels: int = 4
-    """4 paints from text; 8 edits: the noisy latent and the image latent, concatenated (InstructPix2Pix, section 3.2)."""
+    """4 paints from text; 8 edits: the noisy latent, then the image latent (InstructPix2Pix, section 3.2)"""
     out_channels: int = 4
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
     """channels of each level, from the finest; each level halves the one before"""
@@ -135,7 +136,7 @@ def to_dict(config: Any) -> dict:
 
 
 def from_dict(kind: type, values: dict, path: str = "") -> Any:
-    """The inverse of `to_dict`. Raises ValueError naming any key that `kind` does not have or a value of a wrong type."""
+    """The inverse of `to_dict`. Raises ValueError naming an unknown key or a value of a wrong type."""
     types = get_type_hints(kind)
     if unknown := sorted(set(values) - set(types)):
         raise ValueError(f"unknown config key {path + unknown[0]!r}; there are {', '.join(types)}")
@@ -168,7 +169,7 @@ def _fit(wanted: Any, value: Any, name: str) -> Any:
 def override(config: Any, *words: str) -> Any:
     """`config` with dotted words set: `override(config, "unet.norm=rms", "unet.widths=(64, 128)")`.
 
-    Values are Python literals; anything else is a string. Raises ValueError for an unknown name or a value of a wrong type.
+    Values are Python literals; anything else is a string. Raises ValueError for an unknown name or a wrong type.
     """
     values = to_dict(config)
     for word in words:
@@ -197,11 +198,19 @@ PRESETS: dict[str, Config] = {
     ),
     "tiny": Config(
         unet=UNetConfig(
-            in_channels=16, out_channels=8, widths=(64, 128), blocks=1, attention=("full", "full"), heads=4, text_width=128,
+            in_channels=16,
+            out_channels=8,
+            widths=(64, 128),
+            blocks=1,
+            attention=("full", "full"),
+            heads=4,
+            text_width=128,
             norm_groups=8,
         ),
         vae=VAEConfig(latent_channels=8, widths=(16, 32, 80, 128), blocks=1, norm_groups=8),
-        text=TextConfig(vocab_size=768, max_length=24, width=128, layers=3, heads=4, feed_forward=512, bos=766, eos=767, pad=767),
+        text=TextConfig(
+            vocab_size=768, max_length=24, width=128, layers=3, heads=4, feed_forward=512, bos=766, eos=767, pad=767
+        ),
         schedule=ScheduleConfig(prediction="v"),
         sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.0, image_scale=1.0),
     ),

@@ -23,7 +23,9 @@ def test_the_presets_are_the_published_models():
 
 
 def test_words_change_a_config():
-    config = override(Config(), "unet.norm=rms", "unet.widths=(64, 128)", "sampling.text_scale=3", "schedule.prediction=v")
+    config = override(
+        Config(), "unet.norm=rms", "unet.widths=(64, 128)", "sampling.text_scale=3", "schedule.prediction=v"
+    )
     assert config.unet.norm == "rms" and config.unet.widths == (64, 128)
     assert config.sampling.text_scale == 3.0 and isinstance(config.sampling.text_scale, float)
     assert config.schedule.prediction == "v" and config.vae == Config().vae

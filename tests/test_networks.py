@@ -78,14 +78,16 @@ def test_explicit_attention_is_the_fused_one(kind):
     site = Site("mid", kind, 0)
     wants = Counting(lambda s: True)
     assert torch.allclose(attend(q, k, v, site, (wants,)), attend(q, k, v, site), atol=1e-12)
-    (_, p), = wants.maps
+    ((_, p),) = wants.maps
     assert torch.allclose(p.sum(-1), torch.ones_like(p.sum(-1))) and p.shape == (2, 4, 7, 7)
 
 
 def test_without_a_control_that_asks_no_softmax_is_explicit(monkeypatch):
     unet, calls = randomise(UNet(UNetConfig(**SMALL))), []
     fused = attention_module.scaled_dot_product_attention
-    monkeypatch.setattr(attention_module, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k))
+    monkeypatch.setattr(
+        attention_module, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
+    )
     plain = run(unet)
     sites = len(calls)
     assert sites == sum(isinstance(m, Attention) for m in unet.modules())
@@ -147,7 +149,12 @@ def test_stable_diffusion_has_its_number_of_parameters():
     with torch.device("meta"):
         sizes = [
             sum(p.numel() for p in network.parameters())
-            for network in (UNet(UNetConfig()), UNet(UNetConfig(in_channels=8)), AutoencoderKL(VAEConfig()), TextEncoder(TextConfig()))
+            for network in (
+                UNet(UNetConfig()),
+                UNet(UNetConfig(in_channels=8)),
+                AutoencoderKL(VAEConfig()),
+                TextEncoder(TextConfig()),
+            )
         ]
     assert sizes == [859_520_964, 859_532_484, 83_653_863, 123_060_480]
 
@@ -156,14 +163,20 @@ def test_the_autoencoder_keeps_a_picture_in_its_place():
     """Downsampling pads right and bottom: a change of one corner moves the latents of that corner most."""
     vae = randomise(AutoencoderKL(VAEConfig(widths=(8, 8, 8), blocks=1, norm_groups=4, latent_channels=3)))
     x = torch.zeros(1, 3, 24, 32)
-    assert vae.factor == 4 and vae.encode(x).mode().shape == (1, 3, 6, 8) and vae.decode(torch.zeros(1, 3, 6, 8)).shape == x.shape
+    assert (
+        vae.factor == 4
+        and vae.encode(x).mode().shape == (1, 3, 6, 8)
+        and vae.decode(torch.zeros(1, 3, 6, 8)).shape == x.shape
+    )
 
 
 def test_the_posterior():
     g = DiagonalGaussian(torch.tensor([[[[1.0]]], [[[0.0]]]]), torch.tensor([[[[0.0]]], [[[0.0]]]]))
     assert torch.equal(g.kl(), torch.tensor([0.5, 0.0]))
     draws = torch.stack([g.sample(torch.Generator().manual_seed(s)) for s in range(2000)])
-    assert torch.allclose(draws.mean(0), g.mean, atol=0.1) and torch.allclose(draws.std(0), torch.ones(2, 1, 1, 1), atol=0.1)
+    assert torch.allclose(draws.mean(0), g.mean, atol=0.1) and torch.allclose(
+        draws.std(0), torch.ones(2, 1, 1, 1), atol=0.1
+    )
     assert torch.equal(g.sample(torch.Generator().manual_seed(5)), g.sample(torch.Generator().manual_seed(5)))
 
 
@@ -171,7 +184,9 @@ def test_the_posterior():
 @given(st.integers(1, 7), st.integers(0, 10**6))
 def test_text_is_read_causally(cut, seed):
     """What stands before a place does not depend on what stands after it."""
-    config = TextConfig(vocab_size=50, max_length=8, width=16, layers=2, heads=2, feed_forward=32, bos=48, eos=49, pad=49)
+    config = TextConfig(
+        vocab_size=50, max_length=8, width=16, layers=2, heads=2, feed_forward=32, bos=48, eos=49, pad=49
+    )
     encoder = randomise(TextEncoder(config))
     tokens = torch.randint(0, 48, (1, 8), generator=torch.Generator().manual_seed(seed))
     other = tokens.clone()
@@ -182,16 +197,22 @@ def test_text_is_read_causally(cut, seed):
 
 
 def test_pooling_takes_the_first_end():
-    config = TextConfig(vocab_size=50, max_length=8, width=16, layers=1, heads=2, feed_forward=32, bos=48, eos=49, pad=49)
+    config = TextConfig(
+        vocab_size=50, max_length=8, width=16, layers=1, heads=2, feed_forward=32, bos=48, eos=49, pad=49
+    )
     encoder = randomise(TextEncoder(config))
     padded = torch.tensor([[48, 3, 4, 49, 49, 49, 49, 49]])
     with torch.inference_mode():
         assert torch.equal(encoder.pooled(padded), encoder(padded)[:, 3])
-        assert torch.allclose(encoder.pooled(padded), encoder.pooled(torch.tensor([[48, 3, 4, 49, 0, 0, 0, 0]])), atol=1e-6)
+        assert torch.allclose(
+            encoder.pooled(padded), encoder.pooled(torch.tensor([[48, 3, 4, 49, 0, 0, 0, 0]])), atol=1e-6
+        )
 
 
 def test_the_last_layer_can_be_left_out():
-    config = TextConfig(vocab_size=50, max_length=8, width=16, layers=3, heads=2, feed_forward=32, bos=48, eos=49, pad=49)
+    config = TextConfig(
+        vocab_size=50, max_length=8, width=16, layers=3, heads=2, feed_forward=32, bos=48, eos=49, pad=49
+    )
     whole = randomise(TextEncoder(config))
     tokens = torch.randint(0, 48, (2, 8))
     penultimate = TextEncoder(TextConfig(**vars(config) | {"skip_last": 1})).eval()

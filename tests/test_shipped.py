@@ -62,7 +62,10 @@ def test_the_command_line_edits_with_it(tmp_path, capsys):
     began = time.perf_counter()
     output = tmp_path / "night.png"
     example = minip2p.shipped("editor").parent / "example.png"
-    assert main(["edit", "--input", str(example), "--edit", "make it night", "--output", str(output), "--steps", "10"]) == 0
+    assert (
+        main(["edit", "--input", str(example), "--edit", "make it night", "--output", str(output), "--steps", "10"])
+        == 0
+    )
     assert output.exists() and time.perf_counter() - began < 60
     assert main(["show", str(output), "--again", "--output", str(tmp_path / "again.png")]) == 0
     assert "equal" in capsys.readouterr().out

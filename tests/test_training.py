@@ -22,7 +22,14 @@ from minip2p.training.latents import BACKWARDS, encode_edits
 from minip2p.training.parts import write_parts
 from minip2p.training.recipe import make_stage, saved_config, start
 
-FEW = ("train.steps=6", "train.batch_size=4", "train.warmup=2", "train.log_every=2", "train.save_every=3", "train.preview_every=100")
+FEW = (
+    "train.steps=6",
+    "train.batch_size=4",
+    "train.warmup=2",
+    "train.log_every=2",
+    "train.save_every=3",
+    "train.preview_every=100",
+)
 THIN = {
     "vae": ("model.widths=(8, 8, 8, 8)",),
     "clip": ("model.text.layers=1", "model.vision.layers=1"),
@@ -89,7 +96,9 @@ def test_clip_that_is_left_compares(tmp_path, vae_file):
     finish("clip", config_of("clip"), tmp_path, vae_file)
     clip = minip2p.load_clip(tmp_path / "model.safetensors")
     two = torch.rand(2, 3, 64, 64)
-    assert [s.shape for s in clip.similarities(two, two.flip(0), ["a red cat", "a tree"], ["a blue cat", "a tree"])] == [(2,)] * 4
+    assert [
+        s.shape for s in clip.similarities(two, two.flip(0), ["a red cat", "a tree"], ["a blue cat", "a tree"])
+    ] == [(2,)] * 4
 
 
 def test_loss_falls(tmp_path, vae_file):
@@ -116,7 +125,9 @@ def test_a_batch_is_a_function_of_its_step(tmp_path, vae_file):
     a, b = (make_stage("editor", config_of("editor"), tmp_path / x, [vae_file]) for x in "ab")
     for step in (0, 5):
         x, y = a.batch(step), b.batch(step)
-        assert x["instructions"] == y["instructions"] and all(torch.equal(x[k], y[k]) for k in ("image", "z0", "noise", "sigma"))
+        assert x["instructions"] == y["instructions"] and all(
+            torch.equal(x[k], y[k]) for k in ("image", "z0", "noise", "sigma")
+        )
     assert not torch.equal(a.batch(0)["noise"], a.batch(1)["noise"])
 
 
@@ -130,7 +141,9 @@ def test_latents_are_read_back_and_edits_go_both_ways(tmp_path, vae_file):
     for i in range(0, 12, 2):
         (there, source, (target, _)), (back, source_2, (target_2, _)) = again[i], again[i + 1]
         assert torch.equal(source, target_2) and torch.equal(target, source_2)
-        assert (back.source, back.target) == (there.target, there.source) and back.kind == BACKWARDS.get(there.kind, there.kind)
+        assert (back.source, back.target) == (there.target, there.source) and back.kind == BACKWARDS.get(
+            there.kind, there.kind
+        )
         assert len(instructions(back.kind, back.source, back.target)) >= 5
     assert encode_edits(stage.vae, tmp_path / "latents.safetensors", **options | {"seed": 1}).edits != again.edits
 
@@ -184,14 +197,18 @@ def test_the_learning_rate(steps, warmup, decay):
 
 def test_times_lean_to_noise_as_asked(tmp_path, vae_file):
     for power, mean in ((1.0, 0.5), (2.0, 2 / 3)):
-        stage = make_stage("editor", config_of("editor", f"noise_power={power}", "train.batch_size=2000"), tmp_path, [vae_file])
+        stage = make_stage(
+            "editor", config_of("editor", f"noise_power={power}", "train.batch_size=2000"), tmp_path, [vae_file]
+        )
         assert abs(float(stage.schedule.t(stage.batch(0)["sigma"]).mean()) / 999 - mean) < 0.02
 
 
 @pytest.mark.parametrize("missing", ["state.pt", "config.json"])
 def test_resuming_what_is_not_there_names_the_other_way(missing, tmp_path):
     with pytest.raises(ValueError, match="--init-from"):
-        saved_config("vae", tmp_path) if missing == "config.json" else start("vae", config_of("vae"), tmp_path, resume=True)
+        saved_config("vae", tmp_path) if missing == "config.json" else start(
+            "vae", config_of("vae"), tmp_path, resume=True
+        )
 
 
 def test_weights_of_another_shape_are_refused(tmp_path, vae_file):

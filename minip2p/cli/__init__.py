@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minip2p: stopped; what was finished is kept", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read our output has left, as `head` does
+        sys.stdout = open(os.devnull, "w")
+        return 0
     except Exception as error:
         message = in_words(error)
         if message is None or os.environ.get("MINIP2P_DEBUG"):

@@ -14,7 +14,7 @@ from .arguments import optional
 class Options:
     """Train one model, or rebuild all shipped weights with --recipe tiny."""
 
-    stage: Positional[Literal["vae", "clip", "editor"] | None] = None
+    stage: Positional[Annotated[Literal["vae", "clip", "editor"] | None, arg(metavar="{vae,clip,editor}")]] = None
     """what to train"""
     preset: Literal["tiny"] = "tiny"
     """its config, which --set changes"""
@@ -43,7 +43,9 @@ def run(options: Options) -> None:
     if (options.stage is None) == (options.recipe is None):
         raise ValueError("expected a stage (vae, clip or editor) or --recipe tiny; e.g. train.py editor --preset tiny")
     if options.resume and (options.out or options.init_from):
-        raise ValueError("--resume goes on with all of a run's state, in its own folder; --out and --init-from start another")
+        raise ValueError(
+            "--resume goes on with all of a run's state, in its own folder; --out and --init-from start another"
+        )
     import json
 
     from ..config import to_dict
@@ -54,7 +56,7 @@ def run(options: Options) -> None:
     device, _ = place(options.device, "float32")
     if options.recipe:
         out = Path(options.out or "weights/tiny")
-        rebuild(out, out / "runs", progress, device)
+        rebuild(out, out / "runs" if options.out else Path("runs/tiny"), progress, device)
         return _tell(out / "editor.safetensors")
     out = Path(options.resume or options.out or f"runs/{options.stage}")
     config = _config(options, out)
@@ -73,7 +75,9 @@ def _config(options: Options, out: Path):
     from ..training.config import PRESETS
     from ..training.recipe import saved_config
 
-    words = [f"train.{name}={value}" for name in ("steps", "batch_size") if (value := getattr(options, name)) is not None]
+    words = [
+        f"train.{name}={value}" for name in ("steps", "batch_size") if (value := getattr(options, name)) is not None
+    ]
     for name in ("steps", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -1,1 +1,1 @@
-"""Pictures: reading and fitting any (`images`), and a tiny world that draws edits whose right answer is known (`scenes`)."""
+"""Pictures: reading and fitting any (`images`), and a tiny world of edits whose right answer is known (`scenes`)."""

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): a text tower and a vision tower that share a space. The text tower alone conditions the UNet."""
+"""CLIP (Radford et al. 2021): a text and a vision tower that share a space. The text tower also conditions UNets."""
 
 from dataclasses import dataclass
 
@@ -109,7 +109,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (b, 3, y, x) in [0, 1] -> unit features (b, d); bicubic to the tower's size, no antialias, no crop."""
+        """Pictures (b, 3, y, x) in [0, 1] -> unit features (b, d); bicubic to the tower's size, not antialiased."""
         size = self.config.vision.image_size
         x = interpolate(images, (size, size), mode="bicubic", align_corners=False)
         mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
@@ -127,11 +127,14 @@ class CLIP(nn.Module):
 
     @torch.inference_mode()
     def similarities(self, images_0: Tensor, images_1: Tensor, texts_0: list[str], texts_1: list[str]) -> Similarities:
-        """The four numbers by which the paper filters pairs (section 3.1.2); direction as in StyleGAN-NADA (Gal et al. 2021).
+        """The four numbers by which the paper filters pairs (section 3.1.2); direction as in StyleGAN-NADA.
 
         Pictures in [0, 1]. direction = cos(I1 - I0, T1 - T0) on unit features.
         """
         i0, i1, t0, t1 = *map(self.encode_images, (images_0, images_1)), *map(self.encode_texts, (texts_0, texts_1))
         return Similarities(
-            cosine_similarity(i0, t0), cosine_similarity(i1, t1), cosine_similarity(i1 - i0, t1 - t0), cosine_similarity(i0, i1)
+            cosine_similarity(i0, t0),
+            cosine_similarity(i1, t1),
+            cosine_similarity(i1 - i0, t1 - t0),
+            cosine_similarity(i0, i1),
         )

@@ -1,4 +1,4 @@
-"""The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks, and transformers that read the text."""
+"""The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks and transformers that read text."""
 
 from itertools import count
 
@@ -66,7 +66,9 @@ class UNet(nn.Module):
             skips += [w] * (config.blocks + (i < last))
             c = w
 
-        self.mid = Middle(make.res(c, c), next(iter(make.attention(config.mid_attention, c, "mid", 1)), None), make.res(c, c))
+        self.mid = Middle(
+            make.res(c, c), next(iter(make.attention(config.mid_attention, c, "mid", 1)), None), make.res(c, c)
+        )
 
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
@@ -109,17 +111,32 @@ class _Parts:
     def res(self, c_in: int, c_out: int) -> ResBlock:
         c = self.config
         return ResBlock(
-            c_in, c_out, norm=c.norm, groups=c.norm_groups, eps=EPS, time_width=4 * c.widths[0], injection=c.time_injection
+            c_in,
+            c_out,
+            norm=c.norm,
+            groups=c.norm_groups,
+            eps=EPS,
+            time_width=4 * c.widths[0],
+            injection=c.time_injection,
         )
 
     def attention(self, word: str, width: int, place: str, n: int) -> list[Transformer]:
         c = self.config
         kinds = pick(ATTENTION, word, "attention")
         heads = c.heads or width // c.head_size
-        sites = [[[Site(place, k, next(self.number)) for k in kinds] for _ in range(c.depth)] for _ in range(n if kinds else 0)]
+        sites = [
+            [[Site(place, k, next(self.number)) for k in kinds] for _ in range(c.depth)]
+            for _ in range(n if kinds else 0)
+        ]
         return [
             Transformer(
-                width, heads, c.text_width, s, norm=c.norm, groups=c.norm_groups, feed_forward=c.feed_forward,
+                width,
+                heads,
+                c.text_width,
+                s,
+                norm=c.norm,
+                groups=c.norm_groups,
+                feed_forward=c.feed_forward,
                 linear=c.linear_projection,
             )
             for s in sites

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, appendix G): pictures to latents, 2^(levels - 1) times smaller."""
+"""The autoencoder of latent diffusion (Rombach et al. 2022, appendix G): pictures to smaller latents."""
 
 from dataclasses import dataclass
 
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Pictures in [-1, 1] to and from latents in the autoencoder's own unit; `config.scaling_factor` is the caller's."""
+    """Pictures in [-1, 1] to and from latents in the autoencoder's own unit; scaling is the caller's."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()

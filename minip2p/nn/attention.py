@@ -1,8 +1,8 @@
 """Attention: the one function through which every query of every network goes, and the layer around it.
 
 A control (Prompt-to-Prompt, an observer, ...) is an argument, never a patch. With none, attention is
-`scaled_dot_product_attention` at once; with one that only swaps queries, keys or values it still is; only a control that
-asks for the probabilities of this site gets an explicit softmax.
+`scaled_dot_product_attention` at once; with one that only swaps queries, keys or values it still is; only a control
+that asks for the probabilities of this site gets an explicit softmax.
 """
 
 from typing import NamedTuple, Protocol
@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class Site(NamedTuple):
-    """Where in the UNet an attention is: "down", "mid" or "up"; "self" or "cross"; its running number in the network."""
+    """Where in the UNet an attention is: "down", "mid" or "up"; "self" or "cross"; its number in the network."""
 
     place: str
     kind: str
@@ -54,7 +54,13 @@ class Attention(nn.Module):
     """Multi-head attention of x (b, n, width) on `context` (b, m, context_width), or on itself."""
 
     def __init__(
-        self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, site: Site | None = None,
+        self,
+        width: int,
+        heads: int,
+        context_width: int | None = None,
+        *,
+        bias: bool = False,
+        site: Site | None = None,
         causal: bool = False,
     ):
         super().__init__()

@@ -22,7 +22,14 @@ class ResBlock(nn.Module):
     """
 
     def __init__(
-        self, c_in: int, c_out: int, *, norm: str, groups: int, eps: float, time_width: int | None = None,
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        norm: str,
+        groups: int,
+        eps: float,
+        time_width: int | None = None,
         injection: str = "add",
     ):
         super().__init__()
@@ -144,8 +151,16 @@ class Transformer(nn.Module):
     """Transformer blocks over the pixels of (b, c, y, x), as a residual."""
 
     def __init__(
-        self, channels: int, heads: int, text_width: int, sites: list[list[Site]], *, norm: str, groups: int,
-        feed_forward: str, linear: bool,
+        self,
+        channels: int,
+        heads: int,
+        text_width: int,
+        sites: list[list[Site]],
+        *,
+        norm: str,
+        groups: int,
+        feed_forward: str,
+        linear: bool,
     ):
         super().__init__()
         self.linear = linear
@@ -157,7 +172,11 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, text: Tensor, control: tuple = ()) -> Tensor:
         y_x = {"y": x.shape[2]}
         h = self.norm(x)
-        h = self.into(rearrange(h, "b c y x -> b (y x) c")) if self.linear else rearrange(self.into(h), "b c y x -> b (y x) c")
+        h = (
+            self.into(rearrange(h, "b c y x -> b (y x) c"))
+            if self.linear
+            else rearrange(self.into(h), "b c y x -> b (y x) c")
+        )
         for block in self.blocks:
             h = block(h, text, control)
         if self.linear:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
-    """[cos, sin] of t (b,), which may be fractional, at width / 2 frequencies from 1 down to 1/10000 -> (b, width) float32.
+    """[cos, sin] of t (b,), fractional or not, at width / 2 frequencies from 1 down to 1/10000 -> (b, width) float32.
 
     Vaswani et al. 2017, section 3.5, with cosines first as in DDPM's successors.
     """

@@ -1,1 +1,1 @@
-"""Training: one loop, one small file a stage (autoencoder, CLIP, editor), and the recipe that makes the shipped weights."""
+"""Training: one loop, a small file a stage (autoencoder, CLIP, editor), and the recipe of the shipped weights."""

@@ -51,7 +51,9 @@ class CLIPStage:
 
     def export(self, module: CLIP, path: Path) -> None:
         parts = {name: getattr(module, name) for name in ("text", "vision")}
-        write_parts(path, self.model, parts, module.tokenizer, self.config, loose={"logit_scale": module.logit_scale.detach()})
+        write_parts(
+            path, self.model, parts, module.tokenizer, self.config, loose={"logit_scale": module.logit_scale.detach()}
+        )
 
     def preview(self, module: CLIP, path: Path) -> dict[str, float]:
         """Held-out pictures; of 128 of them and their captions, how many pictures find their own."""

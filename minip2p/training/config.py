@@ -1,4 +1,4 @@
-"""How each stage is trained, as frozen values. The defaults are the paper's (section 3.2); PRESETS has the differences."""
+"""How each stage is trained, as frozen values. Defaults are the paper's (section 3.2); PRESETS has the differences."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -74,8 +74,17 @@ PRESETS = {
     "vae": {
         "tiny": VAETraining(
             train=TrainConfig(
-                steps=6000, batch_size=8, learning_rate=1.2e-3, betas=(0.9, 0.99), warmup=100, decay="cosine", weight_decay=0.0,
-                ema=0.995, precision="bf16", save_every=500, preview_every=500,
+                steps=6000,
+                batch_size=8,
+                learning_rate=1.2e-3,
+                betas=(0.9, 0.99),
+                warmup=100,
+                decay="cosine",
+                weight_decay=0.0,
+                ema=0.995,
+                precision="bf16",
+                save_every=500,
+                preview_every=500,
             )
         ),
     },
@@ -83,10 +92,19 @@ PRESETS = {
         "tiny": CLIPTraining(
             model=CLIPConfig(
                 text=replace(MODELS["tiny"].text, projection=64, max_length=48),
-                vision=VisionConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4, feed_forward=512, projection=64),
+                vision=VisionConfig(
+                    image_size=64, patch_size=8, width=128, layers=4, heads=4, feed_forward=512, projection=64
+                ),
             ),
             train=TrainConfig(
-                steps=800, batch_size=128, learning_rate=1e-3, warmup=50, decay="cosine", ema=0.99, save_every=200, log_every=25,
+                steps=800,
+                batch_size=128,
+                learning_rate=1e-3,
+                warmup=50,
+                decay="cosine",
+                ema=0.99,
+                save_every=200,
+                log_every=25,
                 preview_every=400,
             ),
         ),
@@ -94,10 +112,21 @@ PRESETS = {
     "editor": {
         "tiny": EditorTraining(
             train=TrainConfig(
-                steps=12_000, batch_size=64, learning_rate=1e-3, betas=(0.9, 0.99), warmup=500, decay="cosine", ema=0.999,
-                save_every=500, preview_every=2000,
+                steps=12_000,
+                batch_size=64,
+                learning_rate=1e-3,
+                betas=(0.9, 0.99),
+                warmup=500,
+                decay="cosine",
+                ema=0.999,
+                save_every=500,
+                preview_every=2000,
             ),
-            noise_power=2.0, change_weight=3.0, train_text=True, sources=7_000, edits=5,
+            noise_power=2.0,
+            change_weight=3.0,
+            train_text=True,
+            sources=7_000,
+            edits=5,
         ),
     },
 }

@@ -32,11 +32,13 @@ class Batch(dict):
 class EditorStage:
     """eps, v or x0 prediction of the target's latent, given the source's latent and the instruction.
 
-    Departures from the paper, each a config word: times may lean to high noise, the loss may weigh what changes more, and
-    the text encoder may be trained too, since the tiny CLIP has read captions and no instructions.
+    Departures from the paper, each a config word: times may lean to high noise, the loss may weigh what changes more,
+    and the text encoder may be trained too, since the tiny CLIP has read captions and no instructions.
     """
 
-    def __init__(self, config: EditorTraining, vae: AutoencoderKL, unet: UNet, text: TextEncoder, tokenizer: BPE, cache: Path):
+    def __init__(
+        self, config: EditorTraining, vae: AutoencoderKL, unet: UNet, text: TextEncoder, tokenizer: BPE, cache: Path
+    ):
         self.config, self.vae, self.tokenizer = config, vae.eval().requires_grad_(False), tokenizer
         self.model = replace(config.model, vae=vae.config, text=text.config)
         s = config.model.schedule
@@ -52,15 +54,17 @@ class EditorStage:
         rng = np.random.default_rng([c.train.seed, step])
         generator = torch.Generator().manual_seed(2**32 * c.train.seed + step)
         rows = [self.data[i] for i in rng.integers(len(self.data), size=c.train.batch_size)]
-        image, mean, std = (torch.stack(t) for t in zip(*((source, *target) for _, source, target in rows), strict=True))
+        edits, sources, targets = zip(*rows, strict=True)
+        image, (mean, std) = torch.stack(sources), (torch.stack(t) for t in zip(*targets, strict=True))
         z0 = self.vae.config.scaling_factor * (mean + std * torch.randn(mean.shape, generator=generator))
         u = torch.rand(len(rows), generator=generator)
         t = torch.rand(len(rows), generator=generator, dtype=torch.float64) ** (1 / c.noise_power)
         drop_text, drop_image = dropout(u, c.dropout)
         return Batch(
-            instructions=["" if drop else reword(edit, rng).instruction for drop, (edit, _, _) in zip(drop_text, rows, strict=True)],
+            instructions=["" if drop else reword(edit, rng).instruction for drop, edit in zip(drop_text, edits, strict=True)],
             image=image * ~drop_image[:, None, None, None], z0=z0, change=change(image, mean),
-            noise=torch.randn(mean.shape, generator=generator), sigma=self.schedule.sigma(t * (self.schedule.steps - 1)),
+            noise=torch.randn(mean.shape, generator=generator),
+            sigma=self.schedule.sigma(t * (self.schedule.steps - 1)),
         )  # fmt: skip
 
     def loss(self, module: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,7 +91,9 @@ class EditorStage:
         """Held-out sources above edits above truths; how many of 64 edits are right, and their median PSNR."""
         rng = np.random.default_rng([self.config.train.seed, HELD_OUT])
         edits = [sample_edit(rng) for _ in range(64)]
-        sources, targets = (pixels([getattr(e, name) for e in edits], self.config.size) / 2 + 0.5 for name in ("source", "target"))
+        sources, targets = (
+            pixels([getattr(e, name) for e in edits], self.config.size) / 2 + 0.5 for name in ("source", "target")
+        )
         results = edit_tensors(self.pipeline(module), sources, [e.instruction for e in edits])
         judged = [judge(x, e, rng) for x, e in zip(results, edits, strict=True)]
         save_image(torch.cat([sources[:16], results[:16], targets[:16]]), path, nrow=16)

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class EMA:
-    """Keeps `module`, a copy of the model whose weights follow the model's by a decay of min(decay, (1 + n) / (10 + n))."""
+    """Keeps `module`, a copy whose weights follow the model's by a decay of min(decay, (1 + n) / (10 + n))."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.module = copy.deepcopy(model).requires_grad_(False).eval()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..data.scenes import Edit, Scene, sample_edit, sample_scene
 from ..models.vae import AutoencoderKL
+from .loop import write_atomically
 from .vae import pixels
 
 BACKWARDS = {"add": "remove", "remove": "add"}
@@ -55,7 +56,9 @@ def draw_edits(sources: int, per_source: int, seed: int) -> list[list[Edit]]:
 
 
 @torch.inference_mode()
-def encode_edits(vae: AutoencoderKL, cache: Path, *, sources: int, per_source: int, size: int, seed: int) -> LatentEdits:
+def encode_edits(
+    vae: AutoencoderKL, cache: Path, *, sources: int, per_source: int, size: int, seed: int
+) -> LatentEdits:
     """Draw, render and encode, or read what an earlier call with the same numbers and weights left in `cache`."""
     edits = draw_edits(sources, per_source, seed)
     weights = torch.cat([p.detach().flatten()[:64] for p in vae.encoder.parameters()]).double().sum().item()
@@ -74,5 +77,5 @@ def encode_edits(vae: AutoencoderKL, cache: Path, *, sources: int, per_source: i
         stds.append((0.5 * posterior.logvar).exp().half().cpu().contiguous())
     mean, std = (torch.cat(t).unflatten(0, (sources, 1 + per_source)) for t in (means, stds))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"key": key, "mean": mean, "std": std}, cache)
+    write_atomically(cache, lambda part: save_file({"key": key, "mean": mean, "std": std}, part))
     return LatentEdits(edits, mean, std)

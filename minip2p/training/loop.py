@@ -69,7 +69,8 @@ def rate(config: TrainConfig, step: int) -> float:
 def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device | str = "cpu") -> Iterator[Log]:
     """Train to `config.train.steps`, yielding a Log now and then.
 
-    Leaves in `out`: config.json, log.jsonl, state.pt (all that `resume` needs), model.safetensors (the average), previews.
+    Leaves in `out`: config.json, log.jsonl, state.pt (all that `resume` needs), model.safetensors (the average) and
+    previews.
     """
     config: TrainConfig = stage.config.train
     out.mkdir(parents=True, exist_ok=True)
@@ -112,8 +113,10 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
                 since, started = step, time.perf_counter()
                 yield Log(step, line)
             if step % config.save_every == 0 or step == config.steps:
-                state = {"step": step, "model": model.state_dict(), "ema": ema.module.state_dict(), "updates": ema.updates,
-                         "optimizer": optimizer.state_dict()}  # fmt: skip
+                state = {
+                    "step": step, "model": model.state_dict(), "ema": ema.module.state_dict(),
+                    "updates": ema.updates, "optimizer": optimizer.state_dict(),
+                }  # fmt: skip
                 write_atomically(out / "state.pt", lambda p: torch.save(state, p))
                 stage.export(ema.module, out / "model.safetensors")
             if step % config.preview_every == 0 or step == config.steps:
@@ -145,7 +148,9 @@ def write_atomically(path: Path, write) -> None:
 
 def _restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
     if not path.exists():
-        raise ValueError(f"{path.parent}: no state.pt there to resume from; to start from weights alone, use --init-from")
+        raise ValueError(
+            f"{path.parent}: no state.pt there to resume from; to start from weights alone, use --init-from"
+        )
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     ema.module.load_state_dict(state["ema"])

@@ -11,7 +11,11 @@ from ..text.bpe import BPE
 
 
 def write_parts(
-    path: Path, config: Config | CLIPConfig, parts: dict[str, nn.Module], tokenizer: BPE | None, how,
+    path: Path,
+    config: Config | CLIPConfig,
+    parts: dict[str, nn.Module],
+    tokenizer: BPE | None,
+    how,
     loose: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write networks, and tensors that belong to none, as float16 with the training's config as their provenance."""
@@ -30,7 +34,9 @@ def take_part(path: str | Path, part: str, network: nn.Module) -> bool:
     with torch.no_grad():
         mine, theirs = network.state_dict(), loaded.parts[part]
         if sorted(mine) != sorted(theirs) or any(mine[name].shape != theirs[name].shape for name in mine):
-            raise ValueError(f"{path}: its {part} is not of the shape this training's config asks for; --set can change that")
+            raise ValueError(
+                f"{path}: its {part} is not of the shape this training's config asks for; --set can change that"
+            )
         network.load_state_dict({name: tensor.to(mine[name].dtype) for name, tensor in theirs.items()})
     return True
 

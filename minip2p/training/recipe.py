@@ -23,7 +23,9 @@ from .words import tokenizer_for
 CONFIGS = {"vae": VAETraining, "clip": CLIPTraining, "editor": EditorTraining}
 
 
-def make_stage(name: str, config: Any, out: Path, init_from: Sequence[str | Path] = ()) -> Stage:
+def make_stage(
+    name: str, config: Any, out: Path, init_from: Sequence[str | Path] = (), device: torch.device | str = "cpu"
+) -> Stage:
     """A stage with weights from the files of `init_from` where they hold its networks, else random ones.
 
     An editor needs an autoencoder: without one among the files, it takes the shipped one.
@@ -43,7 +45,8 @@ def make_stage(name: str, config: Any, out: Path, init_from: Sequence[str | Path
     torch.manual_seed(config.train.seed)
     unet, text = make_networks(replace(config.model, text=text_config))
     _init(init_from, unet=unet, text=text)
-    return EditorStage(config, vae, unet, text, tokenizer, out / "latents.safetensors")
+    networks = (network.to(device) for network in (vae, unet, text))
+    return EditorStage(config, *networks, tokenizer, out / "latents.safetensors")
 
 
 def _init(paths: Sequence[str | Path], **networks: torch.nn.Module) -> None:
@@ -53,7 +56,12 @@ def _init(paths: Sequence[str | Path], **networks: torch.nn.Module) -> None:
 
 
 def start(
-    name: str, config: Any, out: Path, *, init_from: Sequence[str | Path] = (), resume: bool = False,
+    name: str,
+    config: Any,
+    out: Path,
+    *,
+    init_from: Sequence[str | Path] = (),
+    resume: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[Log]:
     """Make a stage, and hand back its training into `out`, to be run by who iterates.
@@ -64,21 +72,25 @@ def start(
         if not (out / "state.pt").exists():
             raise ValueError(f"{out}: no state.pt there to resume from; to start from weights alone, use --init-from")
         init_from = [out / "model.safetensors"]
-    return run(make_stage(name, config, out, init_from), out, resume=resume, device=device)
+    return run(make_stage(name, config, out, init_from, device), out, resume=resume, device=device)
 
 
 def saved_config(name: str, out: Path) -> Any:
     """The config of an earlier run in `out`."""
     path = out / "config.json"
     if not path.exists():
-        raise ValueError(f"{out}: no run of train.py there (no config.json); to start from weights alone, use --init-from")
+        raise ValueError(
+            f"{out}: no run of train.py there (no config.json); to start from weights alone, use --init-from"
+        )
     try:
         return from_dict(CONFIGS[name], json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f"{path} is not of a run of {name!r}: {error}") from None
 
 
-def rebuild(out: Path, runs: Path, show: Callable[[Iterator[Log], int, str], None], device: torch.device | str = "cpu") -> None:
+def rebuild(
+    out: Path, runs: Path, show: Callable[[Iterator[Log], int, str], None], device: torch.device | str = "cpu"
+) -> None:
     """Train every stage of the tiny preset in turn and put what ships into `out`. Stopped, it goes on where it was."""
     for name in PRESETS:
         config, where = PRESETS[name]["tiny"], runs / name

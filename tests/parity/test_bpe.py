@@ -86,7 +86,7 @@ FOLDERS = {
     "no configs": without_configs,
     "eos pads": in_two_files,
     "flags in the config": lambda folder: in_two_files(folder, pad="!", added_tokens_decoder=DECODER),
-    "a new word": lambda folder: in_two_files(folder, added={"<My-Cat>": 390}),
+    "a new word": lambda folder: in_two_files(folder, added={"<My-Cat>": 390, "<My-Cat>2": 391}),
     "one file": lambda folder: in_one_file(folder, model_max_length=30),
     "one file, after cleaning": lambda folder: in_one_file(folder, pad="!", flag=True),
     "one file, a new word": lambda folder: in_one_file(
@@ -123,7 +123,7 @@ def test_special_ids_and_length(pairs):
         assert ours.vocab == theirs.get_vocab(), name
 
 
-@pytest.mark.parametrize("text", [*FRAGMENTS, "", *CAPTIONS, "a cat " * 200, "aB" * 999, "<MY-CAT> <My-Cat>!<my-cat>"])
+@pytest.mark.parametrize("text", [*FRAGMENTS, "", *CAPTIONS, "a cat " * 200, "aB" * 999, "<MY-CAT> <My-Cat>!<my-cat>2"])
 def test_ids_by_example(pairs, text):
     assert_equal_ids(pairs, text)
     assert_equal_ids(pairs, f"a{text}{text}1 {text}'")
