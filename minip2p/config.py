@@ -212,7 +212,7 @@ PRESETS: dict[str, Config] = {
             vocab_size=768, max_length=24, width=128, layers=3, heads=4, feed_forward=512, bos=766, eos=767, pad=767
         ),
         schedule=ScheduleConfig(prediction="v"),
-        sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.0, image_scale=1.0),
+        sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.5, image_scale=1.0),
     ),
 }
 """`sd2` is Stable Diffusion 2 base: of its text tower's 24 layers the last is never run, so it has 23."""

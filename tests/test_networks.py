@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,14 +19,6 @@ from minip2p.nn.embeddings import sinusoids
 from minip2p.nn.norms import NORMS
 
 SMALL = dict(widths=(16, 32), blocks=1, attention=("full", "full"), heads=2, text_width=12, norm_groups=4)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.15)
-    return module.eval()
 
 
 def run(unet: UNet, control=(), b=2):

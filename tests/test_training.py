@@ -14,7 +14,7 @@ import minip2p
 from minip2p.config import Config, PRESETS as MODELS, override
 from minip2p.data.scenes import instructions
 from minip2p.models.vae import AutoencoderKL
-from minip2p.training import loop
+from minip2p.training import loop, recipe
 from minip2p.training.config import PRESETS, TrainConfig
 from minip2p.training.diffusion import change, dropout
 from minip2p.training.ema import EMA
@@ -99,6 +99,26 @@ def test_clip_that_is_left_compares(tmp_path, vae_file):
     assert [
         s.shape for s in clip.similarities(two, two.flip(0), ["a red cat", "a tree"], ["a blue cat", "a tree"])
     ] == [(2,)] * 4
+
+
+def test_the_recipe_makes_what_ships_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    thin = {name: {"tiny": config_of(name)} for name in PRESETS}
+    thin["editor"]["tiny"] = override(thin["editor"]["tiny"], "model.sampling.text_scale=3")
+    monkeypatch.setattr(recipe, "PRESETS", thin)
+    trained = []
+
+    def show(logs, steps, name):
+        trained.extend((name, log.step) for log in logs if "loss" in log.figures)
+
+    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
+    assert trained == [(name, step) for name in ("vae", "clip", "editor") for step in (2, 4, 6)]
+    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
+    assert len(trained) == 9, "what is finished is not trained again"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clip.safetensors", "editor.safetensors"]
+    assert minip2p.load(tmp_path / "out/editor.safetensors").config.sampling.text_scale == 3
+    thin["vae"]["tiny"] = config_of("vae", "kl_weight=1.0")
+    with pytest.raises(ValueError, match="another recipe"):
+        recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
 
 
 def test_loss_falls(tmp_path, vae_file):

@@ -112,7 +112,7 @@ PRESETS = {
     "editor": {
         "tiny": EditorTraining(
             train=TrainConfig(
-                steps=12_000,
+                steps=5400,
                 batch_size=64,
                 learning_rate=1e-3,
                 betas=(0.9, 0.99),
@@ -120,7 +120,7 @@ PRESETS = {
                 decay="cosine",
                 ema=0.999,
                 save_every=500,
-                preview_every=2000,
+                preview_every=1000,
             ),
             noise_power=2.0,
             change_weight=3.0,

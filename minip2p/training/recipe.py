@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..config import from_dict, to_dict
+from ..config import from_dict
 from ..models.vae import AutoencoderKL
 from ..loading import shipped
 from .clip import CLIPStage
@@ -96,7 +96,7 @@ def rebuild(
         config, where = PRESETS[name]["tiny"], runs / name
         init_from = [runs / "vae" / "model.safetensors"] if name == "editor" else []
         resume = (where / "state.pt").exists()
-        if resume and to_dict(saved_config(name, where)) != json.loads(json.dumps(to_dict(config))):
+        if resume and saved_config(name, where) != config:
             raise ValueError(f"{where} was trained by another recipe; remove it, or give another --out")
         show(start(name, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)
     out.mkdir(parents=True, exist_ok=True)
