@@ -104,7 +104,8 @@ class ScheduleConfig:
     start: float = 0.00085
     end: float = 0.012
     steps: int = 1000
-    prediction: Literal["eps", "v", "x0"] = "eps"
+    prediction: str = "eps"
+    """a word of `diffusion.denoiser.PREDICTIONS`"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,11 +126,15 @@ def place(device: str | torch.device, dtype: str | torch.dtype | None) -> tuple[
 
 def _check_cpu(dtype: torch.dtype | None, flags: set[str] | None = None) -> None:
     """Half precision only where the CPU computes in it: elsewhere it is many times slower than float32."""
-    flags = cpu_flags() if flags is None else flags
-    if dtype == torch.bfloat16 and not flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+    if dtype == torch.bfloat16 and not computes_in_bf16(flags):
         raise ValueError("bfloat16 is 8 times slower than float32 on a CPU without AVX512-BF16 or AMX; use float32")
     if dtype == torch.float16:  # measured on one core with AVX-512: 6 times float32's time
         raise ValueError("float16 is 6 times slower than float32 on a CPU; use float32, or bfloat16 if it has that")
+
+
+def computes_in_bf16(flags: set[str] | None = None) -> bool:
+    """Whether the CPU multiplies bfloat16 itself."""
+    return bool((cpu_flags() if flags is None else flags) & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> set[str]:

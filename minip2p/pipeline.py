@@ -95,7 +95,7 @@ class Pipeline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the weights' values, the same in any layout, on any device, at any precision."""
+        """16 hexadecimal digits of the weights' values as they were loaded, in whatever layout and on whatever device."""
         digest = hashlib.sha256()
         for part, module in self.parts.items():
             for name, tensor in sorted(module.state_dict().items()):
@@ -225,8 +225,8 @@ class Pipeline:
         if channels != 2 * latent:
             raise ValueError(
                 f"this checkpoint's UNet takes {channels} channels, an editor's {2 * latent} (noisy latent, picture): "
-                "it paints from text and cannot edit. Load an InstructPix2Pix checkpoint, or widen this one (minip2p "
-                "convert --widen) and train the result (train.py editor --init-from PATH)"
+                "it paints from text and cannot edit. Load an InstructPix2Pix checkpoint; or minip2p convert --widen "
+                "makes an editor of this one, which then has to be trained on edits"
             )
 
 

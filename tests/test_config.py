@@ -44,7 +44,7 @@ def test_none_is_a_word_where_it_is_allowed():
         ("unet.blocks=2.5", "blocks"),
         ("unet.blocks=True", "blocks"),
         ("unet.widths=64", "widths"),
-        ("schedule.prediction=velocity", "'eps', 'v', 'x0'"),
+        ("text.activation=relu", "'quick_gelu', 'gelu'"),
         ("a.b.c=1", "a.b.c"),
     ],
 )

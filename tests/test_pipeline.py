@@ -209,7 +209,7 @@ def test_what_means_nothing_is_refused_in_the_users_words(pipe, bad, words):
 
 
 def test_a_painter_cannot_edit():
-    with pytest.raises(ValueError, match="4 channels.*InstructPix2Pix.*convert --widen.*--init-from"):
+    with pytest.raises(ValueError, match="4 channels.*InstructPix2Pix.*convert --widen"):
         small_pipeline(in_channels=4).edit(picture(), "x")
 
 

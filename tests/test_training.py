@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minip2p
+from minip2p.checkpoints.mapped import replace_file
 from minip2p.config import Config, PRESETS as MODELS, override
 from minip2p.data.scenes import instructions
 from minip2p.models.vae import AutoencoderKL
@@ -244,6 +245,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         part.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError):
-        loop.write_atomically(path, fail)
+    with pytest.raises(OSError, match="state.pt"):
+        replace_file(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """What all readers and writers of weight files share: their error, mapped memory, JSON, and replacing a file whole."""
 
+import errno
 import json
 import math
 import mmap
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,10 +69,28 @@ def read_json(path: Path) -> dict:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary name beside `path`, then rename: the file is there whole or not at all."""
-    with temporary_beside(path) as temporary:
-        write(temporary)
-        os.replace(temporary, path)
+    """Call `write` with a temporary name beside `path`, then rename: the file is there whole or not at all.
+
+    Whatever keeps it from being written is an OSError that names `path`.
+    """
+    try:
+        with temporary_beside(path) as temporary:
+            write(temporary)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from None
+
+
+def save_torch(value: Any, path: Path) -> None:
+    """`torch.save`, whole or not at all. A disk that is full is an OSError, which torch does not make of it."""
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:
+            raise OSError(errno.ENOSPC, f"is the disk full? ({str(error).splitlines()[0]})") from None
+
+    replace_file(path, write)
 
 
 @contextmanager

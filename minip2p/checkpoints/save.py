@@ -18,7 +18,7 @@ from .files import write_safetensors
 from .folders import FOLDERS
 from .load import COMPVIS, OPENCLIP, UNET, VAE
 from .loaded import join
-from .mapped import CheckpointError, replace_file
+from .mapped import CheckpointError, save_torch
 from .tables import Link, ema_name, links, push, text_rows, unet_rows, vae_rows
 
 LAYOUTS = ("minip2p", "original", "diffusers")
@@ -139,7 +139,7 @@ def _write_original(
         write_safetensors(path, tensors, {"format": "pt"} | header, dtype)
         return
     plain = {name: _own(t, dtype) for name, t in tensors.items()}
-    replace_file(path, lambda temporary: torch.save({"state_dict": plain} | header, temporary))
+    save_torch({"state_dict": plain} | header, path)
 
 
 def _own(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -46,6 +46,8 @@ def run(options: Options) -> None:
         raise ValueError(
             "--resume goes on with all of a run's state, in its own folder; --out and --init-from start another"
         )
+    if options.recipe and (options.steps or options.batch_size or options.set or options.init_from or options.resume):
+        raise ValueError("--recipe is as it is: only --out and --device go with it; train one stage to change something")
     import json
 
     from ..config import to_dict
@@ -56,6 +58,7 @@ def run(options: Options) -> None:
     device, _ = place(options.device, "float32")
     if options.recipe:
         out = Path(options.out or "weights/tiny")
+        files.check_writable(out / "editor.safetensors")
         rebuild(out, out / "runs" if options.out else Path("runs/tiny"), progress, device)
         return _tell(out / "editor.safetensors")
     out = Path(options.resume or options.out or f"runs/{options.stage}")

@@ -80,9 +80,8 @@ class Upsample(nn.Module):
         self.fused = None
         if on:
             sums = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
-            w = self.conv.weight.detach()
-            taps = torch.einsum("oiyx,py,qx->iopq", w.double(), sums.to(w.device), sums.to(w.device))
-            self.fused = taps.to(w.dtype).contiguous()
+            w = self.conv.weight.detach().cpu().double()  # not every device has float64
+            self.fused = torch.einsum("oiyx,py,qx->iopq", w, sums, sums).to(self.conv.weight).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused is None or self.training:

@@ -24,11 +24,16 @@ class TrainConfig:
     """largest norm of the gradient"""
     ema: float = 0.9999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """autocast; auto is bf16 on a GPU and fp32 elsewhere"""
+    """autocast; auto is bf16 on a GPU only, bf16 is that wherever the device computes in it, and fp32 elsewhere"""
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000
     preview_every: int = 2000
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "log_every", "save_every", "preview_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} = {getattr(self, name)}: expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

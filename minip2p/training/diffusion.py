@@ -75,8 +75,8 @@ class EditorStage:
         denoiser = Denoiser(module["unet"], self.schedule, self.model.schedule.prediction)
         weight = 1 + self.config.change_weight * where
         losses = denoiser.loss(z0, noise, batch["sigma"], Cond(text, image), weight=weight)
-        high = batch["sigma"] > 2
-        return losses.mean(), {"loss_high_noise": losses.detach()[high.to(device)].mean()}
+        high = losses.detach()[(batch["sigma"] > 2).to(device)]
+        return losses.mean(), {"loss_high_noise": high.mean()} if len(high) else {}
 
     def pipeline(self, module: nn.ModuleDict) -> Pipeline:
         text = module["text"] if self.config.train_text else self.frozen_text

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoints.files import write_safetensors
 from ..data.scenes import Edit, Scene, sample_edit, sample_scene
 from ..models.vae import AutoencoderKL
-from .loop import write_atomically
 from .vae import pixels
 
 BACKWARDS = {"add": "remove", "remove": "add"}
@@ -77,5 +77,5 @@ def encode_edits(
         stds.append((0.5 * posterior.logvar).exp().half().cpu().contiguous())
     mean, std = (torch.cat(t).unflatten(0, (sources, 1 + per_source)) for t in (means, stds))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(cache, lambda part: save_file({"key": key, "mean": mean, "std": std}, part))
+    write_safetensors(cache, {"key": key, "mean": mean, "std": std}, {})
     return LatentEdits(edits, mean, std)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from ..checkpoints.mapped import replace_file, save_torch
 from ..config import to_dict
+from ..loading import computes_in_bf16
 from .config import TrainConfig
 from .ema import EMA
 
@@ -74,7 +76,7 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
     """
     config: TrainConfig = stage.config.train
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "config.json", lambda p: p.write_text(json.dumps(to_dict(stage.config), indent=1)))
+    replace_file(out / "config.json", lambda p: p.write_text(json.dumps(to_dict(stage.config), indent=1)))
 
     model = stage.module.to(device).train()
     torch.manual_seed(config.seed)
@@ -85,6 +87,7 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
     step = _restore(out / "state.pt", model, ema, optimizer) if resume else 0
     autocast = _autocast(config.precision, torch.device(device))
 
+    _forget(out / "log.jsonl", step)
     with open(out / "log.jsonl", "a") as log, _small_attention(torch.device(device)):
         since, started = step, time.perf_counter()
         while step < config.steps:
@@ -117,8 +120,8 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
                     "step": step, "model": model.state_dict(), "ema": ema.module.state_dict(),
                     "updates": ema.updates, "optimizer": optimizer.state_dict(),
                 }  # fmt: skip
-                write_atomically(out / "state.pt", lambda p: torch.save(state, p))
-                stage.export(ema.module, out / "model.safetensors")
+                stage.export(ema.module, out / "model.safetensors")  # first: a state without its model cannot go on
+                save_torch(state, out / "state.pt")
             if step % config.preview_every == 0 or step == config.steps:
                 with torch.inference_mode():
                     figures = stage.preview(ema.module, out / f"preview-{step:06d}.png")
@@ -136,14 +139,11 @@ def progress(logs: Iterator[Log], steps: int, name: str) -> None:
             bar.set_postfix(shown)
 
 
-def write_atomically(path: Path, write) -> None:
-    """`write(temporary path)`, then rename: a reader sees the old file or the new one, never a part."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _forget(path: Path, step: int) -> None:
+    """Drop the log's lines of steps after `step`, which are made again."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    replace_file(path, lambda p: p.write_text("".join(f"{line}\n" for line in kept)))
 
 
 def _restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
@@ -160,7 +160,7 @@ def _restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Opti
 
 
 def _autocast(precision: str, device: torch.device):
-    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    on = precision != "fp32" if device.type == "cuda" else precision == "bf16" and computes_in_bf16()
     return lambda: torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
 
 

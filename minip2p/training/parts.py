@@ -41,6 +41,11 @@ def take_part(path: str | Path, part: str, network: nn.Module) -> bool:
     return True
 
 
+def parts_of(path: str | Path) -> set[str]:
+    """The names of the networks that a file holds."""
+    return set(checkpoints.read(path).parts)
+
+
 def part_config(path: str | Path, part: str):
     """The config of a part that the file holds, e.g. its autoencoder's; None where it holds none."""
     loaded = checkpoints.read(path)

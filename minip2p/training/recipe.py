@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoints.mapped import replace_file
 from ..config import from_dict
 from ..models.vae import AutoencoderKL
 from ..loading import shipped
@@ -16,7 +17,7 @@ from .clip import CLIPStage
 from .config import PRESETS, CLIPTraining, EditorTraining, VAETraining
 from .diffusion import EditorStage, make_networks
 from .loop import Log, Stage, run
-from .parts import part_config, take_part
+from .parts import part_config, parts_of, take_part
 from .vae import VAEStage
 from .words import tokenizer_for
 
@@ -32,27 +33,37 @@ def make_stage(
     """
     if name == "vae":
         stage = VAEStage(config)
-        _init(init_from, vae=stage.module)
+        _init(init_from, {"vae": stage.module})
         return stage
     if name == "clip":
         stage = CLIPStage(config)
-        _init(init_from, text=stage.module.text, vision=stage.module.vision)
+        _init(init_from, {"text": stage.module.text, "vision": stage.module.vision})
         return stage
     holder = next((path for path in init_from if part_config(path, "vae")), None) or shipped("editor")
     vae = AutoencoderKL(part_config(holder, "vae"))
-    take_part(holder, "vae", vae)
     tokenizer, text_config = tokenizer_for(config.model.text)
     torch.manual_seed(config.train.seed)
     unet, text = make_networks(replace(config.model, text=text_config))
-    _init(init_from, unet=unet, text=text)
+    taken = _init(init_from, {"vae": vae, "unet": unet, "text": text})
+    if "vae" not in taken:
+        take_part(holder, "vae", vae)
+    if not config.train_text and "text" not in taken:
+        raise ValueError("train_text=False keeps the text encoder as it is, and there is none: give --init-from one")
+    for frozen in (vae,) if config.train_text else (vae, text):
+        frozen.half().float()  # as a resumed run finds it in the model that this one writes
     networks = (network.to(device) for network in (vae, unet, text))
     return EditorStage(config, *networks, tokenizer, out / "latents.safetensors")
 
 
-def _init(paths: Sequence[str | Path], **networks: torch.nn.Module) -> None:
-    for part, network in networks.items():
-        for path in paths:
-            take_part(path, part, network)
+def _init(paths: Sequence[str | Path], networks: dict[str, torch.nn.Module]) -> set[str]:
+    """Give each network the weights of the first file that has them; which ones got some. Each file must have some."""
+    taken = set()
+    for path in paths:
+        found = {part for part, network in networks.items() if part not in taken and take_part(path, part, network)}
+        if not found and not set(networks) & parts_of(path):
+            raise ValueError(f"{path}: holds nothing that is trained here; expected {' or '.join(networks)} weights")
+        taken |= found
+    return taken
 
 
 def start(
@@ -72,6 +83,8 @@ def start(
         if not (out / "state.pt").exists():
             raise ValueError(f"{out}: no state.pt there to resume from; to start from weights alone, use --init-from")
         init_from = [out / "model.safetensors"]
+    elif (out / "state.pt").exists():
+        raise ValueError(f"{out}: holds a run already; --resume {out} goes on with it, another --out starts another")
     return run(make_stage(name, config, out, init_from, device), out, resume=resume, device=device)
 
 
@@ -101,4 +114,5 @@ def rebuild(
         show(start(name, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("clip", "editor"):
-        shutil.copyfile(runs / name / "model.safetensors", out / f"{name}.safetensors")
+        model = runs / name / "model.safetensors"
+        replace_file(out / f"{name}.safetensors", lambda part: shutil.copyfile(model, part))

@@ -40,10 +40,10 @@ def entry(content, normalized=True, **flags):
     return {"content": content, "normalized": normalized, **flags}
 
 
-def in_two_files(folder, bpe=SMALL, pad=EOS, added=None, **config):
+def in_two_files(folder, bpe=SMALL, pad=EOS, unknown=True, added=None, **config):
     """A folder as published with Stable Diffusion: vocab.json, merges.txt, two configs that name the special tokens."""
     bpe.save(folder)
-    named = {"bos_token": entry(BOS), "eos_token": entry(EOS), "unk_token": entry(EOS), "pad_token": pad}
+    named = {"bos_token": entry(BOS), "eos_token": entry(EOS), "unk_token": entry(EOS, unknown), "pad_token": pad}
     (folder / "special_tokens_map.json").write_text(json.dumps(named))
     for key in ("bos_token", "eos_token", "unk_token"):
         named[key]["__type"] = "AddedToken"
@@ -85,6 +85,7 @@ FOLDERS = {
     "learnt": SMALL.save,
     "no configs": without_configs,
     "eos pads": in_two_files,
+    "unk has the last word on eos": lambda folder: in_two_files(folder, pad="!", unknown=False),
     "flags in the config": lambda folder: in_two_files(folder, pad="!", added_tokens_decoder=DECODER),
     "a new word": lambda folder: in_two_files(folder, added={"<My-Cat>": 390, "<My-Cat>2": 391}),
     "one file": lambda folder: in_one_file(folder, model_max_length=30),
