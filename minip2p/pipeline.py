@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .data.images import FITS, Fitted, Picture, fit, fit_size, from_tensor, open_image, to_tensor
-from .diffusion import SAMPLERS, Denoiser, Guidance, Noise, Schedule, Step, get_sampler, guided, three_way
+from .diffusion import SAMPLERS, SPACINGS, Denoiser, Guidance, Noise, Schedule, Step, get_sampler, guided, three_way
 from .models.clip import TextEncoder
 from .models.unet import UNet
 from .models.vae import AutoencoderKL
@@ -95,7 +95,7 @@ class Pipeline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the weights' values as they were loaded, in whatever layout and on whatever device."""
+        """16 hexadecimal digits of the weights as they were loaded, in whatever layout and on whatever device."""
         digest = hashlib.sha256()
         for part, module in self.parts.items():
             for name, tensor in sorted(module.state_dict().items()):
@@ -128,11 +128,12 @@ class Pipeline:
     @torch.inference_mode()
     def sample(
         self, branches: Guidance, seeds: Sequence[int], size: Sequence[int], *, steps: int = 100,
-        sampler: str = "euler_ancestral", control: Sequence[Any] = (), low_memory: bool = False,
+        sampler: str = "euler_ancestral", spacing: str = "linspace", control: Sequence[Any] = (),
+        low_memory: bool = False,
     ) -> Iterator[Step]:
         """From noise to latents of `size` (y, x), one a seed, along the guided field. The last `z` is the end."""
         noise = Noise(seeds, (self.config.unet.out_channels, *size), device=self.device)
-        sigmas = self.denoiser.schedule.sigmas_for(steps)
+        sigmas = self.denoiser.schedule.sigmas_for(steps, spacing)
         along = guided(self.denoiser, branches, sequential=low_memory, control=control)
         yield from get_sampler(sampler)(along, noise.start(sigmas[0]), sigmas, noise=noise)
 
@@ -140,8 +141,8 @@ class Pipeline:
         self, image: Picture | Sequence[Picture], instruction: str | Sequence[str], *,
         text_scale: float | Sequence[float] | None = None, image_scale: float | Sequence[float] | None = None,
         steps: int = 100, seed: int | Sequence[int] = 0, sampler: str = "euler_ancestral",
-        resolution: int | None = None, fit: str = "crop", keep_size: bool = False, output: str = "pil",
-        control: Sequence[Any] = (), low_memory: bool = False, batch_size: int = 1,
+        spacing: str = "linspace", resolution: int | None = None, fit: str = "crop", keep_size: bool = False,
+        output: str = "pil", control: Sequence[Any] = (), low_memory: bool = False, batch_size: int = 1,
         on_step: Callable[[Progress], None] | None = None,
     ) -> Any:
         """The picture as the instruction says (InstructPix2Pix, section 3.2); on the CPU, the authors' seed for seed.
@@ -151,13 +152,13 @@ class Pipeline:
         of one size share the UNet's calls: that changes an item by rounding only, and a size of 1 by nothing.
         An empty instruction returns the fitted input.
 
-        Scales: the model's own unless given. resolution: of the longer side, about (`images.fit_size`). fit: a word of
-        `images.FITS`; keep_size undoes it. output: "pil", cut down to whole levels as the authors write them; "tensor"
-        (3, y, x) in [0, 1]; "latent" (c, y, x), before decoding, of the fitted size. low_memory: branches one after the
-        other, VAE and text encoder on the CPU when not in use. Raises ValueError in the user's words (ImageError for a
-        picture).
+        Scales: the model's own unless given. sampler, spacing: words of `diffusion.SAMPLERS`, `SPACINGS`. resolution: of
+        the longer side, about (`images.fit_size`). fit: a word of `images.FITS`; keep_size undoes it. output: "pil",
+        cut down to whole levels as the authors write them; "tensor" (3, y, x) in [0, 1]; "latent" (c, y, x), before
+        decoding, of the fitted size. low_memory: branches one after the other, VAE and text encoder on the CPU when not
+        in use. Raises ValueError in the user's words (ImageError for a picture).
         """
-        self._check(steps=steps, sampler=sampler, fit=fit, output=output, batch_size=batch_size)
+        self._check(steps=steps, sampler=sampler, spacing=spacing, fit=fit, output=output, batch_size=batch_size)
         own = self.config.sampling
         fitted = partial(self._fitted, resolution=own.resolution if resolution is None else resolution, how=fit)
         many, items = _items(
@@ -171,7 +172,7 @@ class Pipeline:
         results = {item.number: finish(item.picture, None) for item in items if not item.instruction.strip()}
         batches = _batches([item for item in items if item.number not in results], batch_size)
         for n, batch in enumerate(batches):
-            for step in self._edit_batch(batch, steps, sampler, control, low_memory):
+            for step in self._edit_batch(batch, steps, sampler, spacing, control, low_memory):
                 if on_step is not None:
                     numbers = tuple(item.number for item in batch)
                     on_step(Progress(n * steps + step.i + 1, len(batches) * steps, numbers, step))
@@ -179,7 +180,7 @@ class Pipeline:
             self._rest(low_memory)
         return [results[i] for i in range(len(items))] if many else results[0]
 
-    def _edit_batch(self, batch: Sequence[Item], steps, sampler, control, low_memory) -> Iterator[Step]:
+    def _edit_batch(self, batch: Sequence[Item], steps, sampler, spacing, control, low_memory) -> Iterator[Step]:
         """The sampler's steps for items of one size."""
         text, null_text = self.encode_text([item.instruction for item in batch]), self.encode_text([""])
         image = self.encode_image(torch.stack([to_tensor(item.picture.image) for item in batch]))
@@ -188,7 +189,7 @@ class Pipeline:
         image_scale = _common([item.image_scale for item in batch])
         return self.sample(
             three_way(text_scale, image_scale, text, null_text, image), [int(item.seed) for item in batch],
-            image.shape[2:], steps=steps, sampler=sampler, control=control, low_memory=low_memory,
+            image.shape[2:], steps=steps, sampler=sampler, spacing=spacing, control=control, low_memory=low_memory,
         )  # fmt: skip
 
     def _finish(self, picture: Fitted, z: Tensor | None, output: str, keep_size: bool) -> Any:
@@ -214,13 +215,14 @@ class Pipeline:
             self.vae.to("cpu")
             self.text_encoder.to("cpu")
 
-    def _check(self, *, steps: int, sampler: str, fit: str, output: str, batch_size: int) -> None:
+    def _check(self, *, steps: int, batch_size: int, **words: str) -> None:
         for name, n in (("steps", steps), ("batch size", batch_size)):
             if not isinstance(n, Integral) or n < 1:
                 raise ValueError(f"{name} {n!r}: expected a whole number, at least 1")
-        for name, word, words in (("sampler", sampler, SAMPLERS), ("fit", fit, FITS), ("output", output, OUTPUTS)):
-            if word not in words:
-                raise ValueError(f"unknown {name} {word!r}; there are {', '.join(words)}")
+        known = {"sampler": SAMPLERS, "spacing": SPACINGS, "fit": FITS, "output": OUTPUTS}
+        for name, word in words.items():
+            if word not in known[name]:
+                raise ValueError(f"unknown {name} {word!r}; there are {', '.join(known[name])}")
         channels, latent = self.config.unet.in_channels, self.config.vae.latent_channels
         if channels != 2 * latent:
             raise ValueError(

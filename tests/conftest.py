@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from minip2p.config import Config, SamplingConfig, TextConfig, UNetConfig, VAEConfig
+
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 
 def small_config(in_channels: int = 8) -> Config:
@@ -35,7 +40,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             if p.dim() > 1:
                 p.copy_(torch.randn(p.shape, generator=generator) / p[0].numel() ** 0.5)
             else:
-                p.copy_(0.1 * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
+                p.copy_(0.2 * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
     return module.eval()
 
 

@@ -35,6 +35,7 @@ def mistakes() -> dict[str, tuple[list[str], str]]:
         "unknown axis": (["--grid", "colour=1"], "expected NAME=VALUE"),
         "words in a grid": (["--grid", "seed=a"], "expected numbers"),
         "sampler": (["--sampler", "magic"], "unknown sampler 'magic'"),
+        "spacing": (["--spacing", "wide"], "unknown spacing 'wide'"),
         "no weights": (["--weights", "nope.safetensors"], "nope.safetensors"),
         "foreign weights": (["--weights", "foreign.safetensors"], "foreign.safetensors"),
         "picture as weights": (["--weights", "in.png"], "in.png"),

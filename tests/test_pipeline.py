@@ -192,6 +192,7 @@ def test_a_control_reaches_the_network(pipe):
         ({"seed": 2**64}, "seed 1844"),
         ({"seed": 0.5}, "seed 0.5"),
         ({"sampler": "magic"}, "unknown sampler 'magic'; there are ddpm, ddim"),
+        ({"spacing": "wide"}, "unknown spacing 'wide'; there are linspace, leading, karras"),
         ({"fit": "squeeze"}, "unknown fit 'squeeze'; there are crop"),
         ({"output": "jpeg"}, "unknown output 'jpeg'; there are pil"),
         ({"resolution": 0}, "resolution 0"),
@@ -206,6 +207,13 @@ def test_what_means_nothing_is_refused_in_the_users_words(pipe, bad, words):
         pipe.edit(**{"image": picture(), "instruction": "x"} | bad)
     assert words in str(error.value) and "\n" not in str(error.value)
     assert isinstance(error.value, ImageError) == ("nowhere.png" in words)
+
+
+def test_the_spacing_is_that_of_the_noise_levels(pipe):
+    levels = []
+    pipe.edit(picture(), "x", steps=4, spacing="karras", on_step=lambda p: levels.append(p.step.sigma))
+    assert levels == pytest.approx(pipe.denoiser.schedule.sigmas_for(4, "karras")[:-1].tolist())
+    assert levels != pytest.approx(pipe.denoiser.schedule.sigmas_for(4)[:-1].tolist())
 
 
 def test_a_painter_cannot_edit():

@@ -39,6 +39,8 @@ class Options:
     """of the noise, the same for every picture"""
     sampler: Annotated[str, arg(metavar="NAME")] = "euler_ancestral"
     """ddpm, ddim, euler, euler_ancestral, heun, dpmpp_2m"""
+    spacing: Annotated[str, arg(metavar="NAME")] = "linspace"
+    """of the noise levels: linspace (the authors'), leading, karras"""
     resolution: Annotated[int | None, optional("PIXELS", OWN)] = None
     """about the longer side while editing"""
     fit: Literal["crop", "pad", "stretch"] = "crop"
@@ -71,13 +73,15 @@ def run(options: Options) -> None:
 
 def _check(options: Options) -> None:
     """The numbers and words, before anything slow. The pipeline checks them again for those who call it."""
-    from ..diffusion import get_sampler
+    from ..diffusion import SPACINGS, get_sampler
 
     given = {name: [getattr(options, name)] for name in ("steps", "text_scale", "image_scale", "seed", "resolution")}
     for name, values in (*given.items(), *sheet.parse_grid(options.grid).items()):
         for value in values:
             jobs.check_number(name, value)
     get_sampler(options.sampler)
+    if options.spacing not in SPACINGS:
+        raise ValueError(f"unknown spacing {options.spacing!r}; there are {', '.join(SPACINGS)}")
 
 
 def write_recipe(pipe: "Pipeline", options: Options, job: jobs.Job) -> dict:

@@ -18,7 +18,9 @@ from . import sheet
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
-SETTINGS = ("text_scale", "image_scale", "seed", "steps", "sampler", "resolution", "fit", "keep_size", "low_memory")
+SETTINGS = (
+    "text_scale", "image_scale", "seed", "steps", "sampler", "spacing", "resolution", "fit", "keep_size", "low_memory"
+)  # fmt: skip
 FORMATS = {
     ".png": ("PNG", {}),
     ".webp": ("WEBP", {"lossless": True}),

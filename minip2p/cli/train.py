@@ -46,7 +46,8 @@ def run(options: Options) -> None:
         raise ValueError(
             "--resume goes on with all of a run's state, in its own folder; --out and --init-from start another"
         )
-    if options.recipe and (options.steps or options.batch_size or options.set or options.init_from or options.resume):
+    others = options.steps, options.batch_size, options.set, options.init_from, options.resume
+    if options.recipe and any(others):
         raise ValueError("--recipe is as it is: only --out and --device go with it; train one stage to change something")
     import json
 

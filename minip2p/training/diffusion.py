@@ -61,7 +61,9 @@ class EditorStage:
         t = torch.rand(len(rows), generator=generator, dtype=torch.float64) ** (1 / c.noise_power)
         drop_text, drop_image = dropout(u, c.dropout)
         return Batch(
-            instructions=["" if drop else reword(edit, rng).instruction for drop, edit in zip(drop_text, edits, strict=True)],
+            instructions=[
+                "" if drop else reword(edit, rng).instruction for drop, edit in zip(drop_text, edits, strict=True)
+            ],
             image=image * ~drop_image[:, None, None, None], z0=z0, change=change(image, mean),
             noise=torch.randn(mean.shape, generator=generator),
             sigma=self.schedule.sigma(t * (self.schedule.steps - 1)),

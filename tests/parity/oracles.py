@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from conftest import randomise
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPConfig as HFCLIPConfig
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel
@@ -43,18 +44,6 @@ class Oracle:
         for name in ("unet", "vae", "text_encoder", "scheduler"):
             getattr(self, name).save_pretrained(folder / name, **how if name != "scheduler" else {})
         (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-
-
-def randomise(module: torch.nn.Module, seed: int) -> Any:
-    """Every weight random, norms, biases and what starts at zero included; of a size at which signals neither die nor blow up."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            if p.dim() > 1:
-                p.copy_(torch.randn(p.shape, generator=generator) / p[0].numel() ** 0.5)
-            else:
-                p.copy_(0.2 * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
-    return module.eval()
 
 
 @cache
