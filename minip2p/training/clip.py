@@ -11,12 +11,10 @@ from torchvision.utils import save_image
 
 from ..data.scenes import sample_edit
 from ..models.clip import CLIP
-from .config import CLIPTraining
+from .config import HELD_OUT, CLIPTraining
 from .parts import write_parts
 from .vae import pixels
 from .words import tokenizer_for
-
-HELD_OUT = 2**32 - 1
 
 
 class CLIPStage:

@@ -7,6 +7,10 @@ from ..config import PRESETS as MODELS
 from ..config import CLIPConfig, Config, VAEConfig, VisionConfig
 
 
+HELD_OUT = 2**32 - 1
+"""in place of a step: the draws that no training makes, for previews and their figures"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The loop's part, the same for every stage."""

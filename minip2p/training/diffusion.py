@@ -10,19 +10,16 @@ from torchvision.utils import save_image
 
 from ..config import Config
 from ..data.scenes import judge, reword, sample_edit
-from ..diffusion import Cond, Denoiser, Schedule
+from ..diffusion import Cond, Denoiser, Schedule, three_way
 from ..models.clip import TextEncoder
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from ..pipeline import Pipeline
 from ..text.bpe import BPE
-from .config import EditorTraining
+from .config import HELD_OUT, EditorTraining
 from .latents import LatentEdits, encode_edits
 from .parts import write_parts
 from .vae import pixels
-
-HELD_OUT = 2**32 - 1
-"""the seed of edits that no training draws"""
 
 
 class Batch(dict):
@@ -104,8 +101,6 @@ class EditorStage:
 
 def edit_tensors(pipe: Pipeline, images: Tensor, instructions: list[str], *, steps: int = 10, seed: int = 0) -> Tensor:
     """Edit pictures (b, 3, y, x) in [0, 1] all at once, at scales (1, 1): one branch, the quick look of a preview."""
-    from ..diffusion import three_way
-
     image, text = pipe.encode_image(images), pipe.encode_text(instructions)
     branches = three_way(1.0, 1.0, text, text, image)
     for step in pipe.sample(branches, range(seed, seed + len(images)), image.shape[2:], steps=steps, sampler="ddim"):

@@ -11,7 +11,7 @@ from torchvision.utils import save_image
 from ..config import Config
 from ..data.scenes import Scene, render, sample_edit
 from ..models.vae import AutoencoderKL
-from .config import VAETraining
+from .config import HELD_OUT, VAETraining
 from .parts import write_parts
 
 
@@ -48,7 +48,7 @@ class VAEStage:
     @torch.no_grad()
     def held_out(self, module: nn.Module, n: int = 64) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures that no step has drawn, their latents' modes and their reconstructions in [-1, 1]."""
-        rng = np.random.default_rng([self.config.train.seed, 2**32 - 1])
+        rng = np.random.default_rng([self.config.train.seed, HELD_OUT])
         x = pixels([sample_edit(rng).target for _ in range(n)], self.config.size).to(next(module.parameters()).device)
         z = module.encode(x).mode()
         return x, z, module.decode(z).clamp(-1, 1)
