@@ -184,19 +184,39 @@ def test_what_the_network_is_given():
         seen.update(x=x, t=t, text=text, control=control)
         return x[:, :4]
 
-    class Below:
-        def __init__(self, cut):
-            self.active = lambda sigma: sigma < cut
-
     z, image, text = randn(2, 4, 3, 3).float(), randn(2, 4, 3, 3, seed=1).float(), randn(1, 5, 6).bfloat16()
-    on, off = Below(3.0), Below(1.0)
-    denoised = Denoiser(unet, SCHEDULE)(z, 2.0, Cond(text, image), control=(off, on))
+    denoised = Denoiser(unet, SCHEDULE)(z, 2.0, Cond(text, image), control=["a", "b"])
     assert denoised.dtype == torch.float32
     assert seen["x"].dtype == torch.bfloat16 and seen["text"].shape == (2, 5, 6)
     assert_close(seen["x"][:, :4], (z / 5**0.5).bfloat16())
     assert torch.equal(seen["x"][:, 4:], image.bfloat16())
     assert seen["t"].dtype == torch.float32 and seen["t"].tolist() == [SCHEDULE.t(2.0).float().item()] * 2
-    assert seen["control"] == (on,)
+    assert seen["control"] == ("a", "b")
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_control_is_asked_before_each_call_and_told_its_branches(sequential):
+    """Also where a branch of weight 0 is left out, and where the branches are a function of sigma."""
+    asked, given = [], []
+
+    class Odd:
+        def at(self, sigma, branches, b):
+            asked.append((sigma, branches, b))
+            return "odd" if sigma > 1 else None
+
+    def unet(x, t, text, control):
+        given.append(control)
+        return x
+
+    z, text = randn(3, 2, 2, 2), randn(1, 4, 5)
+    branches = [(2.0, Cond(text)), (0.0, Cond(text)), (-1.0, Cond(text))]
+    for rule in (branches, lambda sigma: branches):
+        along = guided(Denoiser(unet, SCHEDULE), rule, sequential=sequential, control=[Odd()])
+        along(z, 2.0)
+        along(z, 0.5)
+    calls = [(0,), (2,)] if sequential else [(0, 2)]
+    assert asked == [(sigma, numbers, 3) for sigma in (2.0, 0.5) for numbers in calls] * 2
+    assert given == ([("odd",)] * len(calls) + [()] * len(calls)) * 2
 
 
 def test_one_level_an_item_is_each_item_alone():

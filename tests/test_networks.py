@@ -35,9 +35,6 @@ class Counting:
     def __init__(self, wants=lambda site: False):
         self.wants, self.sites, self.maps = wants, [], []
 
-    def active(self, sigma):
-        return True
-
     def inputs(self, q, k, v, site):
         self.sites.append(site)
         return q, k, v

@@ -14,6 +14,7 @@ from PIL import Image
 import minip2p
 from minip2p import loading
 from minip2p.config import CLIPConfig, VisionConfig, override
+from minip2p.control.run import AtSites, Control
 from minip2p.data.images import ImageError, to_tensor
 from minip2p.diffusion import SAMPLERS
 from minip2p.models.clip import CLIP
@@ -156,18 +157,16 @@ def test_editing_touches_no_global_generator_and_no_weight(pipe):
 
 
 def test_a_control_reaches_the_network(pipe):
-    class Count:
+    class Count(Control, AtSites):
         calls = 0
 
-        def active(self, sigma):
-            return sigma > 1
+        def at(self, sigma, branches, b):
+            assert (branches, b) == ((0, 1, 2), 1)
+            return self if sigma > 1 else None
 
         def inputs(self, q, k, v, site):
             self.calls += 1
             return q, k, v
-
-        def needs_probs(self, site):
-            return False
 
     control = Count()
     plain = pipe.edit(picture(), "x", steps=3, output="latent")

@@ -21,7 +21,7 @@ MAY_SEE = {
     "diffusion": set(),
     "text": set(),
     "data": set(),
-    "control": {"nn"},
+    "control": {"nn", "text"},
     "checkpoints": {"config"},
     "pipeline": PARTS,
     "loading": PARTS | {"pipeline"},

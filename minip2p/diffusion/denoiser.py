@@ -77,7 +77,7 @@ class Denoiser:
     def __call__(self, z: Tensor, sigma: float | Tensor, cond: Cond, control: Sequence[Any] = ()) -> Tensor:
         """The denoised latent (b, c, y, x) of z (b, c, y, x) at noise level `sigma`: one for all, or one an item (b,).
 
-        Of `control`, the network gets those that are `.active(sigma)`.
+        `control`: what reaches into the network's attention in this call.
         """
         prediction, s = PREDICTIONS[self.predict], levels(sigma, z)
         c_skip = prediction.c_skip(s).to(z)
@@ -90,8 +90,7 @@ class Denoiser:
         c_in = (1 / (s**2 + 1) ** 0.5).to(z)
         c_noise = self.schedule.t(s.flatten()).to(z.device, torch.promote_types(z.dtype, torch.float32))
         x = c_in * z if cond.image is None else torch.cat([c_in * z, cond.image.to(z)], dim=1)
-        active = tuple(c for c in control if c.active(sigma))
-        return self.unet(x.to(cond.text.dtype), c_noise, cond.text, control=active).to(z.dtype)
+        return self.unet(x.to(cond.text.dtype), c_noise, cond.text, control=tuple(control)).to(z.dtype)
 
     def target(self, z0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
         """What the network should predict for z = z0 + sigma noise, (b, c, y, x): the noise, v or z0."""

@@ -6,7 +6,7 @@ rule is a new list of (weight, Cond).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,26 +53,37 @@ def three_way(
     ]
 
 
-def guided(denoiser: Denoiser, branches: Guidance, *, sequential: bool = False, control: Sequence[Any] = ()) -> Field:
-    """The field sum(weight * D(z, sigma, cond)) over `branches`.
+def guided(
+    denoiser: Denoiser, branches: Guidance | Callable[[float], Guidance], *, sequential: bool = False,
+    control: Sequence[Any] = (),
+) -> Field:
+    """The field sum(weight * D(z, sigma, cond)) over `branches`, which may be a function of sigma.
 
     A branch of weight 0 is never run. The others are one call of the network on rows "(g b)"; with `sequential` one
-    call each, in the same order, which takes less memory and gives the same. `control` goes to every call.
+    call each, in the same order, which takes less memory and gives the same. Before each call every control is asked
+    what it does in it, `.at(sigma, branches, b)`, where `branches` are the numbers (in the list as given) of the call's
+    branches; None is nothing. Branch 0 is the one with the text, in `two_way` and `three_way`.
     Raises ValueError for weights that are not finite or all 0, and for branches of which only some have an image.
     """
-    branches = [(_weight(weight), cond) for weight, cond in branches]
-    branches = [(weight, cond) for weight, cond in branches if _any(weight)]
+    if callable(branches):
+        return lambda z, sigma: guided(denoiser, branches(sigma), sequential=sequential, control=control)(z, sigma)
+    branches = [(i, _weight(weight), cond) for i, (weight, cond) in enumerate(branches)]
+    branches = [(i, weight, cond) for i, weight, cond in branches if _any(weight)]
     if not branches:
         raise ValueError("guidance without a branch of non-zero weight: there is nothing to run")
-    if len({cond.image is None for _, cond in branches}) > 1:
+    if len({cond.image is None for _, _, cond in branches}) > 1:
         raise ValueError("some guidance branches have an image and some have none; give zeros for no image")
-    weights, conds = zip(*branches)
+    numbers, weights, conds = zip(*branches)
+
+    def at(sigma: float, numbers: tuple[int, ...], b: int) -> tuple:
+        return tuple(c for each in control if (c := each.at(sigma, numbers, b)) is not None)
 
     def field(z: Tensor, sigma: float) -> Tensor:
+        b = len(z)
         if sequential or len(conds) == 1:
-            parts = (denoiser(z, sigma, cond, control) for cond in conds)
+            parts = (denoiser(z, sigma, cond, at(sigma, (i,), b)) for i, cond in zip(numbers, conds))
         else:
-            parts = _together(denoiser, z, sigma, conds, control)
+            parts = _together(denoiser, z, sigma, conds, at(sigma, numbers, b))
         return sum(_of(weight, z) * part for weight, part in zip(weights, parts))
 
     return field

@@ -1,10 +1,12 @@
 """The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks and transformers that read text."""
 
+from collections.abc import Callable
 from itertools import count
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from ..config import UNetConfig
 from ..nn.attention import Site
@@ -46,7 +48,11 @@ class UNet(nn.Module):
     """z (b, in_channels, y, x), t (b,) or a number, text (b, m, text_width) -> prediction (b, out_channels, y, x).
 
     y and x are divisible by 2^(levels - 1). An editor's z is the noisy latent and the image latent, concatenated.
+    With `checkpointing` the backward pass computes every residual block and its transformer anew instead of keeping
+    what they hold: same gradients, much less memory, one more forward pass.
     """
+
+    checkpointing: bool = False
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -86,20 +92,25 @@ class UNet(nn.Module):
         skips = [h]
         for level in self.down:
             for i in range(len(level.res)):
-                h = level.block(i, h, time, text, control)
+                h = self._run(level.block, i, h, time, text, control)
                 skips.append(h)
             if level.resample is not None:
                 h = level.resample(h)
                 skips.append(h)
 
-        h = self.mid(h, time, text, control)
+        h = self._run(self.mid, h, time, text, control)
 
         for level in self.up:
             for i in range(len(level.res)):
-                h = level.block(i, torch.cat([h, skips.pop()], dim=1), time, text, control)
+                h = self._run(level.block, i, torch.cat([h, skips.pop()], dim=1), time, text, control)
             if level.resample is not None:
                 h = level.resample(h)
         return self.conv_out(silu(self.norm_out(h)))
+
+    def _run(self, block: Callable[..., Tensor], *inputs) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # no block draws numbers
+        return block(*inputs)
 
 
 class _Parts:

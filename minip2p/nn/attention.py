@@ -20,13 +20,11 @@ class Site(NamedTuple):
     index: int
 
 
-class Control(Protocol):
-    """What may reach into attention. The tensors are those of all rows of the one UNet call.
+class AttentionControl(Protocol):
+    """What may reach into the attention of one UNet call, at every site. The tensors are those of all rows of the call.
 
-    `active` is asked by the denoiser, once a step; the other three by `attend`, at every site.
+    Whoever makes it (`minip2p.control`) knows the call's noise level and what each of its rows is.
     """
-
-    def active(self, sigma) -> bool: ...
 
     def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -36,9 +34,13 @@ class Control(Protocol):
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, site: Site | None = None, control: tuple[Control, ...] = (), causal: bool = False
+    q: Tensor, k: Tensor, v: Tensor, site: Site | None = None, control: tuple[AttentionControl, ...] = (),
+    causal: bool = False,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (b, h, n, d), k and v (b, h, m, d) -> (b, h, n, d)."""
+    """softmax(q k^T / sqrt(d)) v for q (b, h, n, d), k and v (b, h, m, d) -> (b, h, n, d).
+
+    Controls act one after the other: all of them on the inputs, then those that ask for this site on its probabilities.
+    """
     for c in control:
         q, k, v = c.inputs(q, k, v, site)
     if not any(c.needs_probs(site) for c in control):
@@ -72,7 +74,7 @@ class Attention(nn.Module):
         self.v = nn.Linear(context_width or width, width, bias=bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, control: tuple[Control, ...] = ()) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, control: tuple[AttentionControl, ...] = ()) -> Tensor:
         context = x if context is None else context
         q, k, v = (
             rearrange(layer(t), "b n (h d) -> b h n d", h=self.heads)

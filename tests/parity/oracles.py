@@ -20,6 +20,8 @@ from minip2p.config import (
     VAEConfig,
     VisionConfig,
 )
+from minip2p.text.bpe import BPE
+from minip2p.text.words import BOS, EOS
 
 WORDS = 1000
 DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
@@ -115,6 +117,15 @@ def clip_oracle() -> tuple[CLIPModel, CLIPConfig]:
         vision=VisionConfig(image_size=28, patch_size=7, width=128, layers=2, heads=2, feed_forward=192, projection=48),
     )
     return randomise(model, 3), ours
+
+
+def write_folder(nets: Oracle, folder, words: str):
+    """A diffusers folder of the networks, with a small vocabulary of its own, learnt from `words`."""
+    nets.save(folder)
+    learnt = BPE.learn([words] * 2, vocab_size=WORDS)
+    vocab = learnt.vocab | {BOS: WORDS - 2, EOS: WORDS - 1}
+    replace(learnt, vocab=vocab, bos=WORDS - 2, eos=WORDS - 1, pad=WORDS - 1, max_length=20).save(folder / "tokenizer")
+    return folder
 
 
 def without_header(config: Config) -> Config:

@@ -5,8 +5,6 @@ written here once more from its published formulas: k-diffusion's noise levels a
 and the three-way guidance of their `CFGDenoiser`.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,10 +13,8 @@ from PIL import Image, ImageOps
 from transformers import CLIPTokenizer
 
 import minip2p
-from minip2p.text.bpe import BPE
-from minip2p.text.words import BOS, EOS
 
-from .oracles import WORDS, oracle
+from .oracles import oracle, write_folder
 
 SEED = 1371
 INSTRUCTION = "Make it night, with a red boat!"
@@ -28,12 +24,7 @@ SCALES = [(7.5, 1.5), (1.0, 1.0), (7.5, 1.0), (3.0, 0.0)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The oracle as a diffusers folder, with a small vocabulary of its own."""
-    folder = tmp_path_factory.mktemp("edit") / "editor"
-    oracle("editor").save(folder)
-    learnt = BPE.learn(["make it night with a red boat"] * 2, vocab_size=WORDS)
-    vocab = learnt.vocab | {BOS: WORDS - 2, EOS: WORDS - 1}
-    replace(learnt, vocab=vocab, bos=WORDS - 2, eos=WORDS - 1, pad=WORDS - 1, max_length=20).save(folder / "tokenizer")
-    return folder
+    return write_folder(oracle("editor"), tmp_path_factory.mktemp("edit") / "editor", "make it night with a red boat")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,271 @@
+"""Local blending (Hertz et al. 2022, section 3.3 and its code): outside of a mask the edited picture is its source.
+
+The mask is drawn from where the cross-attention of named words lies, or given. It acts on the denoised prediction,
+
+    D_edited <- D_source + mask (D_edited - D_source)
+
+and the network is shown an edited latent that is blended likewise with the last mask. With a mask of 0 and 1 that is
+the authors' blending of the latent after each step, for every sampler whose step is linear in z and D: by the last step
+z is D. Where a mask shrinks on the way the sampler still holds what lay under the larger one, and lets it fade.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from ..nn.attention import Site
+from ..text.align import positions
+from .edit import pairs_of
+from .observe import map_size, sizes_of
+from .run import AtSites, Control, Run, check_fraction
+
+Field = Callable[[Tensor, float], Tensor]
+Size = tuple[int, int]
+Words = str | Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalBlend(Control):
+    """The edited half of each pair differs from its source only where `words` are, or where `mask` says.
+
+    words: a word that both prompts have, or two entries (of the source, of the edited prompt), each a word or a list of
+    them, which may be empty. mask: in their place, (y, x) from 0 (source) to 1, a picture, an array or a tensor, which
+    is stretched over the latents. subtract: a word or a list of them, which stay the source's wherever they are; each
+    is looked for in both prompts.
+
+    A word's mask is where its map exceeds `threshold` (subtract_threshold) of the map's own maximum. Maps are averaged
+    over all steps so far; the blend begins after `start`, a fraction of the steps. size: of the maps, (y, x) or the
+    shorter side; unless given, the coarsest whose shorter side is at least 16 (as 16 x 16 of latents of 64 x 64), or
+    the finest there is. Maps are as the controls before this one in the list have made them.
+
+    Raises ValueError for options that mean nothing; of a run, where it has no pair, a word is absent or no map is of
+    that size.
+    """
+
+    words: Any = None
+    _: KW_ONLY
+    mask: Any = None
+    threshold: float = 0.3
+    start: float = 0.2
+    subtract: Words = ()
+    subtract_threshold: float = 0.3
+    size: int | Size | None = None
+
+    def __post_init__(self):
+        if (self.words is None) == (self.mask is None):
+            raise ValueError("LocalBlend takes either words or a mask: where the edited picture may differ")
+        for name in ("threshold", "start", "subtract_threshold"):
+            check_fraction(name.replace("_", " "), getattr(self, name))
+        if self.words is not None and not any(self._words):
+            raise ValueError(f"words {self.words!r}: expected at least one word")
+        _list_of_words(self.subtract)
+        if self.mask is not None:
+            as_mask(self.mask)
+
+    @property
+    def _words(self) -> tuple[list[str], list[str]]:
+        """Of the source, of the edited prompt."""
+        if self.words is None or isinstance(self.words, str):
+            both = _list_of_words(self.words or ())
+            return both, both
+        if len(self.words) != 2:
+            raise ValueError(f"words {self.words!r}: expected one word, or two entries: source's, edited prompt's")
+        source, edited = map(_list_of_words, self.words)
+        return source, edited
+
+    def over(self, run: Run) -> Control:
+        pairs, tokens = pairs_of(run, "LocalBlend"), torch.zeros(2, len(run.sources), 0)
+        if any(self._words) or self.subtract:
+            tokens = torch.zeros(2, len(run.sources), run.tokenizer.max_length)
+            for pair in pairs:
+                for i, words in zip(pair, self._words):
+                    tokens[0, i, _tokens(run, i, words)] = 1
+                for word in _list_of_words(self.subtract):
+                    for i, found in zip(pair, _anywhere(run, pair, word)):
+                        tokens[1, i, found] = 1
+        thresholds = self.threshold, self.subtract_threshold
+        mask = None if self.mask is None else fit_mask(as_mask(self.mask), run.size)
+        start = run.cut(int(self.start * run.steps)) if self.start else float("inf")
+        return Blending(run.size, pairs, tokens, thresholds, mask, start, chosen_size(self.size, run.size))
+
+
+class Blending(Control):
+    """LocalBlend, fitted to a run, with what it has seen of it.
+
+    tokens (2, b, m): 1 at the words and at those to be subtracted. size: of the maps, or None to choose.
+    """
+
+    def __init__(
+        self, shape: Size, pairs: Sequence[tuple[int, int]], tokens: Tensor, thresholds: tuple[float, float],
+        given: Tensor | None, start: float, size: Size | None,
+    ):
+        self.shape, self.tokens, self.thresholds, self.given = shape, tokens, thresholds, given
+        self.source, self.edited = (torch.tensor(side) for side in zip(*pairs))
+        self.start, self.size = start, size
+        self.watches = bool(tokens.any())
+        self.seen: Size | None = None
+        """the size of the maps that are summed"""
+        self.sums: Tensor | None = None
+        """(2, b, n)"""
+        self.mask: Tensor | None = None
+        """the last one, (p, 1, y, x)"""
+
+    # Maps
+
+    def at(self, sigma: float, branches: Sequence[int], b: int) -> "Watching | None":
+        if 0 not in branches or not self.watches:
+            return None
+        return Watching(self, list(branches).index(0) * b)
+
+    def wants(self, n: int) -> bool:
+        """Whether maps of n pixels are those that are looked for, or better than all that were met so far."""
+        size = map_size(n, self.shape)
+        if self.size is not None:
+            return size == self.size
+        return self.seen is None or _rank(size) >= _rank(self.seen)
+
+    def add(self, p: Tensor, first: int) -> None:
+        """Sum up where the words are in the probabilities p (r, h, n, m) of one site, whose rows start at `first`."""
+        size, b = map_size(p.shape[2], self.shape), self.tokens.shape[1]
+        self.tokens = self.tokens.to(p.device, torch.float32)
+        mean = p[first : first + b].detach().mean(1, dtype=torch.float32)
+        maps = torch.einsum("bnm,kbm->kbn", mean, self.tokens)
+        self.sums, self.seen = (maps if size != self.seen else self.sums + maps), size
+
+    # Masks
+
+    def around(self, field: Field) -> Field:
+        def blended(z: Tensor, sigma: float) -> Tensor:
+            denoised = field(self.blend(z), sigma)
+            if sigma > self.start:
+                return denoised
+            self.mask = self.masks(denoised)
+            return self.blend(denoised)
+
+        return blended
+
+    def blend(self, z: Tensor) -> Tensor:
+        """z (b, c, y, x), the edited halves with the last mask: exact where that is 0 or 1."""
+        if self.mask is None:
+            return z
+        source, edited = self.source.to(z.device), self.edited.to(z.device)
+        return z.index_copy(0, edited, torch.lerp(z[source], z[edited], self.mask))
+
+    def masks(self, z: Tensor) -> Tensor:
+        """(p, 1, y, x) like z: 1 where the edited half is its own."""
+        if self.watches and self.sums is None:
+            sized = "" if self.size is None else f" of {self.size[0]} x {self.size[1]} (y x)"
+            raise ValueError(
+                f"LocalBlend has seen no cross-attention maps{sized}: the network has none, or a scale of 0 left out "
+                "the guidance branch with the text. Choose another size or scale, or give a mask"
+            )
+        if self.given is None:
+            mask = self.both(0, pool=True).to(z)
+        else:
+            mask = self.given.to(z).expand(len(self.edited), *self.shape)
+        if self.tokens[1:].any():
+            mask = mask * ~self.both(1, pool=False)
+        return mask[:, None]
+
+    def both(self, kind: int, pool: bool) -> Tensor:
+        """(p, y, x): where the words are in the source or in the edited half."""
+        maps = self.sums[kind].unflatten(-1, self.seen)
+        mask = where(maps, self.shape, self.thresholds[kind], pool)
+        return mask[self.source.to(mask.device)] | mask[self.edited.to(mask.device)]
+
+
+class Watching(AtSites):
+    """One UNet call: its maps are summed up and left as they are."""
+
+    def __init__(self, blending: Blending, first: int):
+        self.blending, self.first, self.now = blending, first, False
+
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]:
+        self.now = site.kind == "cross" and self.blending.wants(q.shape[2])  # inputs are asked for first
+        return q, k, v
+
+    def needs_probs(self, site: Site) -> bool:
+        return self.now
+
+    def probs(self, p: Tensor, site: Site) -> Tensor:
+        self.blending.add(p, self.first)
+        return p
+
+
+def where(maps: Tensor, shape: Size, threshold: float, pool: bool = True) -> Tensor:
+    """Maps (b, y, x) -> whether they exceed `threshold` of their maximum, (b, *shape). A map of zeros does nowhere.
+
+    First each pixel takes the largest of its 3 x 3 neighbours (`pool`). Brought to `shape` by the nearest pixel, as
+    published: the mask's own edge, and no value that is not the map's.
+    """
+    maps = maps[:, None]
+    if pool:
+        maps = max_pool2d(maps, 3, stride=1, padding=1)
+    maps = interpolate(maps, size=shape, mode="nearest")[:, 0]
+    return maps > threshold * maps.amax((-2, -1), keepdim=True)
+
+
+def chosen_size(size: int | Size | None, latents: Size) -> Size | None:
+    """(y, x) of the maps named by `size`. Raises ValueError where latents of (y, x) have none of that size."""
+    if size is None:
+        return None
+    there = sizes_of(latents)
+    named = [each for each in there if size == min(each) or (not isinstance(size, int) and tuple(size) == each)]
+    if not named:
+        listed = ", ".join(f"{y} x {x}" for y, x in there)
+        raise ValueError(f"size {size!r}: maps of latents of {latents[0]} x {latents[1]} are (y x) {listed}")
+    return named[0]
+
+
+def _rank(size: Size) -> tuple[bool, int]:
+    """The higher the better: the coarsest with a shorter side of 16 or more, else the finest."""
+    enough = min(size) >= 16
+    return enough, -size[0] * size[1] if enough else size[0] * size[1]
+
+
+def as_mask(mask: Any) -> Tensor:
+    """A mask as given -> (y, x) float32. Raises ValueError unless it has two dimensions and values from 0 to 1."""
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L"), dtype=np.float32) / 255
+    mask = torch.as_tensor(mask).detach().to("cpu", torch.float32)
+    if mask.dim() != 2 or mask.numel() == 0:
+        raise ValueError(f"a mask of shape {tuple(mask.shape)}; expected one of (y, x)")
+    if not ((mask >= 0) & (mask <= 1)).all():
+        raise ValueError(f"a mask with values from {mask.min():g} to {mask.max():g}; expected 0 (the source) to 1")
+    return mask
+
+
+def fit_mask(mask: Tensor, shape: Size) -> Tensor:
+    """(y, x) -> `shape`, each place the mean of what it covers."""
+    return interpolate(mask[None, None], size=shape, mode="area")[0, 0]
+
+
+def _list_of_words(words: Words) -> list[str]:
+    words = [words] if isinstance(words, str) else words
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"words {words!r}: expected a word or a list of words")
+    return list(words)
+
+
+def _tokens(run: Run, i: int, words: Sequence[str]) -> list[int]:
+    return [t for word in words for t in positions(run.tokenizer, run.prompts[i], word)]
+
+
+def _anywhere(run: Run, items: Sequence[int], word: str) -> list[list[int]]:
+    """The word's tokens in each item's prompt, in some of them none. Raises ValueError where all lack it."""
+    found, error = [], None
+    for i in items:
+        try:
+            found.append(_tokens(run, i, [word]))
+        except ValueError as absent:
+            error = absent
+            found.append([])
+    if not any(found):
+        raise error
+    return found

@@ -1,0 +1,262 @@
+"""Which tokens of one prompt answer to which of another: for Prompt-to-Prompt (Hertz et al. 2022, section 3.2).
+
+Positions are those in the padded row that the text encoder reads: 0 is bos, the first token of the text is 1. Of a text
+longer than the row's m - 2 tokens the rest is cut off, and nothing maps to it or from it.
+
+    Replace, "word swap":         target_map[..., j] = sum_i source_map[..., i] mapper[i, j]
+    Refine, "a new phrase added": target_map[..., j] = alphas[j] source_map[..., mapper[j]]
+                                                       + (1 - alphas[j]) target_map[..., j]
+
+Replace goes by words, found in the text itself: published code splits at spaces and so takes "cat," for another word
+than "cat". Behind a word that changes its number of tokens it maps the rest to the same places; here words stay words.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import regex
+import torch
+from torch import Tensor
+
+from .words import clean
+
+LETTERS = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}\u200c\u200d]*"
+INSIDE = r"[\p{L}\p{M}\p{N}\u200c\u200d]"
+WORD = regex.compile(rf"{LETTERS}(?:['\u2019\-\u2010\u2011]{LETTERS})*")
+
+Span = tuple[int, int]
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer; `BPE` is one. `offsets` has the (start, end) in the text of each id of `encode`."""
+
+    @property
+    def max_length(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def offsets(self, text: str) -> list[Span]: ...
+
+
+def words(prompt: str) -> list[tuple[str, int, int]]:
+    """(word as written, its start, its end): runs of letters and digits with their accents.
+
+    One apostrophe or hyphen between two letters or digits belongs to the word: "cat's", "blue-green". All other signs,
+    emoji among them, lie between words.
+    """
+    return [(found.group(), found.start(), found.end()) for found in WORD.finditer(prompt)]
+
+
+def positions(tokenizer: Tokenizer, prompt: str, word: str, occurrence: int | None = None) -> list[int]:
+    """The token positions of a word or phrase, in order: of each occurrence, or of one, counted from 0.
+
+    Case, the way accents are encoded and the white space inside a phrase do not matter. A word is found where letters
+    and digits end: "cat" in "a cat, asleep" and in "Cat's", not in "category". An occurrence that is cut off does not
+    count, unless there is no other. ValueError for a word that is absent or cut off.
+    """
+    spans = list(_occurrences(prompt, word))
+    if not spans:
+        there = ", ".join(dict.fromkeys(name for name, *_ in words(prompt)))
+        raise ValueError(f"{word!r} is not in the prompt {prompt!r}" + (f"; its words are: {there}" if there else ""))
+    if occurrence is not None:
+        if not 0 <= occurrence < len(spans):
+            raise ValueError(
+                f"occurrence={occurrence} of {word!r}, which the prompt {prompt!r} holds {len(spans)} times; "
+                f"count from 0 to {len(spans) - 1}"
+            )
+        spans = [spans[occurrence]]
+    offsets = tokenizer.offsets(prompt)
+    found = [[t for t, (a, b) in enumerate(offsets, 1) if a < end and start < b] for start, end in spans]
+    kept = {t for tokens in found if _fits(tokenizer, tokens) for t in tokens}
+    if not kept:
+        raise _cut(tokenizer, prompt, word)
+    return sorted(kept)
+
+
+def replacement(tokenizer: Tokenizer, prompt: str, edited: str) -> Tensor:
+    """Replace's mapper (m, m), float32: how much of the map of source token i goes to that of edited token j.
+
+    The words answer to each other in order, and so do the signs between them. k tokens that become k map one to one;
+    k that become l != k each give 1 / l to every one of the l. bos, eos and the padding map in order. Hence
+
+    - a row sums to 1, so that a map over the source's tokens keeps its sum; or to less where the edited row has no
+      place: a sign between words that was dropped, text that is cut off, the last padding of a prompt that grew (0);
+    - a column of a word sums to k / l; of a new sign, or of the last padding of a prompt that shrank, to 0;
+    - equal prompts give the identity.
+
+    ValueError for prompts of different numbers of words, and for a changed word that is cut off.
+    """
+    m = tokenizer.max_length
+    mapper = torch.zeros(m, m)
+    mapper[0, 0] = 1
+    for source, target in _segment_pairs(tokenizer, prompt, edited):
+        if len(source) == len(target):
+            weights = [(i, j, 1.0) for i, j in zip(source, target)]
+        else:
+            weights = [(i, j, 1 / len(target)) for i in source for j in target]
+        for i, j, weight in weights:
+            if max(i, j) <= m - 2:
+                mapper[i, j] = weight
+    ends = [len(_kept_ids(tokenizer, text)) + 1 for text in (prompt, edited)]
+    for i, j in zip(*(range(end, m) for end in ends)):
+        mapper[i, j] = 1
+    return mapper
+
+
+def refinement(tokenizer: Tokenizer, prompt: str, edited: str) -> tuple[Tensor, Tensor]:
+    """Refine's mapper (m,), int64, and alphas (m,), float32: 1 where edited token j takes the map of source token
+    mapper[j]; 0 where it has none to take and keeps its own (mapper[j] is then j).
+
+    The tokens of the texts are paired by `align`, bos with bos, eos with eos; padding takes the map of the same place
+    where the source has padding, too. So what takes a map takes it from an equal token, in order, and no map is taken
+    twice. (Published code has all padding take from the same place, also from a longer source's words and eos.)
+    """
+    mapper, alphas = torch.arange(tokenizer.max_length), torch.ones(tokenizer.max_length)
+    source, target = _kept_ids(tokenizer, prompt), _kept_ids(tokenizer, edited)
+    for j, i in enumerate(align(source, target), 1):
+        mapper[j], alphas[j] = (j, 0) if i is None else (i + 1, 1)
+    mapper[len(target) + 1] = len(source) + 1
+    alphas[len(target) + 2 : len(source) + 2] = 0
+    return mapper, alphas
+
+
+def align(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
+    """For each item of target, the index of the one of source that it answers to; None: it is inserted.
+
+    Needleman & Wunsch (1970) as in Prompt-to-Prompt's code: a match scores 1, a mismatch -1, a gap 0. Two gaps beat a
+    mismatch, so only equal items are paired, and the best score is the length of the longest common subsequence. Of
+    equally good alignments, that which inserts as late in the target as it can, then drops as late in the source.
+    """
+    best = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]  # best[i][j]: of the first i and the first j
+    for i, x in enumerate(source, 1):
+        for j, y in enumerate(target, 1):
+            best[i][j] = max(best[i][j - 1], best[i - 1][j], best[i - 1][j - 1] + (1 if x == y else -1))
+    pairs: list[int | None] = [None] * len(target)
+    i, j = len(source), len(target)
+    while i and j:
+        if best[i][j] == best[i][j - 1]:
+            j -= 1
+        elif best[i][j] == best[i - 1][j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs[j] = i
+    return pairs
+
+
+def explain(tokenizer: Tokenizer, prompt: str, edited: str, how: str) -> str:
+    """The alignment of "replace" (a line a word) or "refine" (a line a token) as a table to be printed.
+
+    The positions in either row, then "house" for what stays, "house -> cottage" for what is replaced, "- old" for what
+    is dropped, "+ red" for what is inserted. Errors are those of the alignment; ValueError for another `how`.
+    """
+    if how not in ("replace", "refine"):
+        raise ValueError(f"how={how!r}; an alignment is by 'replace' or by 'refine'")
+    pairs = (_segment_pairs if how == "replace" else _token_pairs)(tokenizer, prompt, edited)
+    rows = [("source", "edited", "word" if how == "replace" else "token")]
+    for source, target in pairs:
+        source, target = ([t for t in side if _fits(tokenizer, [t])] for side in (source, target))
+        if source or target:
+            before, after = _text(tokenizer, prompt, source), _text(tokenizer, edited, target)
+            if not (source and target):
+                change = f"+ {after}" if target else f"- {before}"
+            else:
+                change = before if clean(before)[0] == clean(after)[0] else f"{before} -> {after}"
+            rows.append((_range(source), _range(target), change))
+    lines = [f"{source:>7} {target:>7}  {change}" for source, target, change in rows]
+    for name, text in (("source", prompt), ("edited prompt", edited)):
+        length = len(tokenizer.encode(text))
+        if length > tokenizer.max_length - 2:
+            lost = length - (tokenizer.max_length - 2)
+            lines.append(f"cut off at the end of the {name}: {lost} of {length} tokens")
+    return "\n".join(lines)
+
+
+def _occurrences(prompt: str, word: str) -> Iterator[Span]:
+    """Where in the prompt as given the word is."""
+    parts = clean(word)[0].split()
+    if not parts:
+        raise ValueError(f"an empty word {word!r} was looked for in the prompt {prompt!r}; name one of its words")
+    pattern = r"\s+".join(map(regex.escape, parts))
+    if regex.match(INSIDE, parts[0]):
+        pattern = f"(?<!{INSIDE}){pattern}"
+    if regex.match(INSIDE, parts[-1][-1]):
+        pattern = f"{pattern}(?!{INSIDE})"
+    cleaned, starts, ends = clean(prompt)
+    for found in regex.finditer(pattern, cleaned, regex.IGNORECASE | regex.FULLCASE):
+        yield starts[found.start()], ends[found.end() - 1]
+
+
+def _segments(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
+    """The token positions before, in, between, in, ... and behind the words: 2 n + 1 lists, also of what is cut off."""
+    spans = [(start, end) for _, start, end in words(prompt)]
+    segments: list[list[int]] = [[] for _ in range(2 * len(spans) + 1)]
+    n = 0
+    for t, (start, end) in enumerate(tokenizer.offsets(prompt), 1):
+        while n < len(spans) and spans[n][1] <= start:
+            n += 1
+        inside = n < len(spans) and spans[n][0] < end
+        segments[2 * n + inside].append(t)
+    return segments
+
+
+def _segment_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> list[tuple[list[int], list[int]]]:
+    """The segments of two prompts that answer to each other; ValueError where the words do not."""
+    source, target = words(prompt), words(edited)
+    if len(source) != len(target):
+        raise ValueError(
+            f"replace swaps word for word, but {prompt!r} has {len(source)} words and {edited!r} has {len(target)}; "
+            "use refine for prompts of different lengths"
+        )
+    pairs = list(zip(_segments(tokenizer, prompt), _segments(tokenizer, edited)))
+    for (before, *_), (after, *_), sides in zip(source, target, pairs[1::2]):
+        if clean(before)[0] != clean(after)[0]:
+            for text, word, tokens in zip((prompt, edited), (before, after), sides):
+                if not _fits(tokenizer, tokens):
+                    raise _cut(tokenizer, text, word)
+    return pairs
+
+
+def _token_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> Iterator[tuple[list[int], list[int]]]:
+    """What `refinement` pairs, in reading order; of a place's dropped and inserted tokens the dropped first."""
+    source, target = _kept_ids(tokenizer, prompt), _kept_ids(tokenizer, edited)
+    done, inserted = 0, []
+    for j, i in enumerate([*align(source, target), len(source)]):  # the last are eos and eos
+        if i is None:
+            inserted.append(j + 1)
+            continue
+        yield from (([t + 1], []) for t in range(done, i))
+        yield from (([], [t]) for t in inserted)
+        if j < len(target):
+            yield [i + 1], [j + 1]
+        done, inserted = i + 1, []
+
+
+def _kept_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of the text that its row holds, between bos and eos."""
+    return tokenizer.encode(prompt)[: tokenizer.max_length - 2]
+
+
+def _fits(tokenizer: Tokenizer, tokens: Sequence[int]) -> bool:
+    """Whether none of these positions is cut off; the row's last is eos."""
+    return max(tokens, default=0) <= tokenizer.max_length - 2
+
+
+def _cut(tokenizer: Tokenizer, prompt: str, word: str) -> ValueError:
+    return ValueError(
+        f"{word!r} is cut off: only the first {tokenizer.max_length - 2} tokens of a prompt are read, and "
+        f"{prompt!r} has {len(tokenizer.encode(prompt))}; shorten it"
+    )
+
+
+def _text(tokenizer: Tokenizer, prompt: str, tokens: list[int]) -> str:
+    """What neighbouring tokens stand for, fit for a terminal."""
+    if not tokens:
+        return ""
+    offsets = tokenizer.offsets(prompt)
+    text = prompt[offsets[tokens[0] - 1][0] : offsets[tokens[-1] - 1][1]]
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _range(tokens: list[int]) -> str:
+    return "-".join(map(str, dict.fromkeys((tokens[0], tokens[-1])))) if tokens else ""
