@@ -96,6 +96,25 @@ class CLIPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """The network that tells what a picture of the tiny world shows, and the words that it answers in."""
+
+    size: int = 64
+    """side of the pictures that it looks at, in pixels"""
+    widths: tuple[int, ...] = (32, 64, 96)
+    """channels of each level; the first has half the picture's side, and each halves the one before"""
+    blocks: tuple[int, ...] = (0, 1, 2)
+    """residual blocks of each level; only the first may have none"""
+    norm: str = "group"
+    norm_groups: int = 8
+    settings: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+    media: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """The forward process and what the network predicts of it."""
 
@@ -216,4 +235,7 @@ PRESETS: dict[str, Config] = {
         sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.5, image_scale=1.0),
     ),
 }
+PRESETS["tiny_painter"] = override(
+    PRESETS["tiny"], "unet.in_channels=8", "text.max_length=48", "sampling.text_scale=3.0"
+)
 """`sd2` is Stable Diffusion 2 base: of its text tower's 24 layers the last is never run, so it has 23."""

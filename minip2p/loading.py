@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints
-from .config import CLIPConfig, Config, override
+from .config import CLIPConfig, Config, ReaderConfig, override
 from .models.clip import CLIP, TextEncoder
+from .models.reader import Reader
 from .models.unet import UNet
 from .models.vae import AutoencoderKL
 from .nn.blocks import Upsample
@@ -18,7 +19,13 @@ from .pipeline import Pipeline
 from .text.bpe import BPE
 
 Tokenizer = Callable[[list[str]], Tensor]
-AnyConfig = TypeVar("AnyConfig", Config, CLIPConfig)
+AnyConfig = TypeVar("AnyConfig", Config, CLIPConfig, ReaderConfig)
+HOLDS = {
+    Config: ("an editor or painter", "load"),
+    CLIPConfig: ("a CLIP", "load_clip"),
+    ReaderConfig: ("a reader", "load_reader"),
+}
+"""kind of config -> what a file with it holds, and what reads it"""
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
     "float16": torch.float16, "fp16": torch.float16,
@@ -69,6 +76,16 @@ def load_clip(
     return prepare(clip)
 
 
+def load_reader(path: str | PathLike | None = None, *, device: str | torch.device = "cpu") -> Reader:
+    """The network that tells what a picture of the tiny world shows; without a path, the shipped one."""
+    device, dtype = place(device, torch.float32)
+    loaded = _read(shipped("reader") if path is None else path, ReaderConfig, None)
+    with torch.device("meta"):
+        whole = nn.ModuleDict({"reader": Reader(loaded.config)})
+    checkpoints.assign(whole, loaded.joined(), device=device, dtype=dtype, source=loaded.path)
+    return prepare(whole["reader"])
+
+
 def save(
     pipe: Pipeline, path: str | PathLike, layout: str = "minip2p", *, dtype: torch.dtype | None = None
 ) -> None:
@@ -86,7 +103,7 @@ def save(
 
 
 def shipped(name: str) -> Path:
-    """The file of shipped weights of that name ("editor", "clip"): the package's, or the clone's around it."""
+    """The file of shipped weights of that name (editor, clip, reader ...): the package's, or the clone's around it."""
     here = Path(__file__).resolve().parent
     places = here / "_weights" / f"{name}.safetensors", here.parent / "weights" / "tiny" / f"{name}.safetensors"
     for file in places:
@@ -157,7 +174,7 @@ def _read(path: str | PathLike, kind: type[AnyConfig], config, ema: bool = True)
         changed = override(checkpoints.read(Path(path), ema=ema).config, *words)
         loaded = checkpoints.read(Path(path), ema=ema, config=changed)
     if not isinstance(loaded.config, kind):
-        what, fits = ("a CLIP", "load_clip") if kind is Config else ("an editor or painter", "load")
+        what, fits = HOLDS[type(loaded.config)]
         raise checkpoints.CheckpointError(f"{path} holds {what}, not what was asked for; minip2p.{fits} reads it")
     return loaded
 

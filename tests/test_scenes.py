@@ -14,7 +14,7 @@ from minip2p.data import wording
 from minip2p.data.backdrops import LANDS
 from minip2p.data.render import CENTRES, MEDIUM_EFFECTS, WIDTHS
 from minip2p.data.scenes import (COLOURS, EDIT_KINDS, KINDS, MEDIA, PLACES, SETTINGS, SIZES, TIMES, WEATHERS, Edit,
-                                 Scene, Thing, instructions, judge, render, reword, sample_edit, sample_scene)
+                                 Scene, Thing, instructions, judge, loose_captions, render, reword, sample_edit, sample_scene)
 from minip2p.data.things import INKS, SHAPES
 
 seeds = st.integers(0, 2**32 - 1)
@@ -99,6 +99,49 @@ def test_no_two_scenes_share_a_caption():
     all_scenes = [scene(t, setting=s, time=h, weather=w, medium=m)
                   for t, s, h, w, m in itertools.product(things, SETTINGS, TIMES, WEATHERS, MEDIA)]
     assert len({s.caption for s in all_scenes}) == len(all_scenes)
+
+
+@given(st.integers(0, 10**6), st.sets(st.sampled_from(wording.DETAILS)))
+def test_loose_captions_tell_what_they_are_told_to_and_no_more(seed, details):
+    rng = np.random.default_rng(seed)
+    s = sample_scene(rng)
+    (text,) = loose_captions(s, rng=rng, details=tuple(details))
+    for thing in s.things:
+        assert re.search(rf"{thing.colour} {thing.kind}", text)
+    sizes, places = ("small ", "big "), ("on the left", "in the middle", "on the right")
+    assert any(word in text for word in sizes) == ("size" in details)
+    assert any(word in text for word in places) == ("place" in details)
+    skies = [phrase for name in WEATHERS for phrase in wording.SKY[name] if phrase]
+    assert "weather" in details or not any(phrase in text for phrase in skies)
+    assert any(phrase in text for phrase in wording.WHERE[s.setting]) and any(w in text for w in wording.WHEN[s.time])
+
+
+def test_order_tells_no_place_that_is_left_open():
+    """Each order of the same things comes up, whatever their places."""
+    s = scene(*(thing(kind, place=place) for kind, place in zip(("cat", "car", "tree"), PLACES)))
+    rng = np.random.default_rng(0)
+    orders = {tuple(re.findall("cat|car|tree", loose_captions(s, rng=rng)[0])) for _ in range(200)}
+    assert len(orders) == 6
+
+
+@given(st.integers(0, 10**6))
+def test_two_scenes_are_told_in_the_same_words_but_for_the_change(seed):
+    rng = np.random.default_rng(seed)
+    e = sample_edit(rng)
+    source, target = (text.replace(",", "").split() for text in loose_captions(e.source, e.target, rng=rng))
+    if e.kind == "recolour":
+        assert sum(a != b for a, b in zip(source, target, strict=True)) in (1, 2)  # the colour, and its article
+    if e.kind == "weather":
+        assert source == target
+    if e.kind in ("add", "remove"):
+        assert set(min(source, target, key=len)) - {"a", "an", "and"} <= set(max(source, target, key=len))
+
+
+def test_training_captions_leave_all_open_in_half_of_the_cases():
+    rng, s = np.random.default_rng(0), sample_scene(np.random.default_rng(1))
+    texts = [loose_captions(s, rng=rng, details=None)[0] for _ in range(400)]
+    none = [t for t in texts if not re.search("small|big|left|middle|right|sky|rain|fog|snow", t)]
+    assert 0.45 < len(none) / 400 < 0.7 and len(set(texts)) > 20
 
 
 def test_captions_do_not_change_from_run_to_run():

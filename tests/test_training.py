@@ -34,8 +34,11 @@ FEW = (
 THIN = {
     "vae": ("model.widths=(8, 8, 8, 8)",),
     "clip": ("model.text.layers=1", "model.vision.layers=1"),
+    "reader": ("model.widths=(8, 8, 8)", "model.blocks=(0, 1, 1)", "decoded=3"),
     "editor": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
+    "painter": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
 }
+NEED_VAE = ("reader", "editor", "painter")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def config_of(name, *words):
 
 
 def finish(name, config, out, vae_file, **options):
-    init_from = [vae_file] if name == "editor" and not options.get("resume") else []
+    init_from = [vae_file] if name in NEED_VAE and not options.get("resume") else []
     return list(start(name, config, out, init_from=init_from, **options))
 
 
@@ -62,7 +65,7 @@ def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
     config = config_of(name)
     finish(name, config, tmp_path / "whole", vae_file)
 
-    for log in start(name, config, tmp_path / "halves", init_from=[vae_file] if name == "editor" else []):
+    for log in start(name, config, tmp_path / "halves", init_from=[vae_file] if name in NEED_VAE else []):
         if log.step == 4:  # the state of step 3 is on disk; step 4 is lost
             break
     logs = finish(name, config, tmp_path / "halves", vae_file, resume=True)
@@ -112,10 +115,11 @@ def test_the_recipe_makes_what_ships_and_goes_on_where_it_was(tmp_path, monkeypa
         trained.extend((name, log.step) for log in logs if "loss" in log.figures)
 
     recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
-    assert trained == [(name, step) for name in ("vae", "clip", "editor") for step in (2, 4, 6)]
+    assert trained == [(name, step) for name in PRESETS for step in (2, 4, 6)]
     recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
-    assert len(trained) == 9, "what is finished is not trained again"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clip.safetensors", "editor.safetensors"]
+    assert len(trained) == 15, "what is finished is not trained again"
+    ships = {f"{name}.safetensors" for name in ("clip", "reader", "editor", "painter")}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == ships
     assert minip2p.load(tmp_path / "out/editor.safetensors").config.sampling.text_scale == 3
     thin["vae"]["tiny"] = config_of("vae", "kl_weight=1.0")
     with pytest.raises(ValueError, match="another recipe"):
@@ -136,17 +140,55 @@ def test_the_editors_loss_is_the_denoisers(tmp_path, vae_file):
     loss, _ = stage.loss(stage.module, batch)
     sigma = batch["sigma"].float().reshape(-1, 1, 1, 1)
     z = (batch["z0"] + sigma * batch["noise"]) / (sigma**2 + 1) ** 0.5
-    text = stage.module["text"](stage.tokenizer(batch["instructions"]))
+    text = stage.module["text"](stage.tokenizer(batch["texts"]))
     f = stage.module["unet"](torch.cat([z, batch["image"]], dim=1), stage.schedule.t(batch["sigma"]), text)
     v = (batch["noise"] - sigma * batch["z0"]) / (sigma**2 + 1) ** 0.5
     assert torch.allclose(loss, ((1 + 3.0 * batch["change"]) * (f - v) ** 2).mean(), rtol=1e-5)
+
+
+def test_the_painters_loss_is_the_denoisers_and_its_captions_open_up(tmp_path, vae_file):
+    stage = make_stage("painter", config_of("painter", "told_in_full=2", "dropout=0.0"), tmp_path, [vae_file])
+    for step, full in ((1, True), (2, False)):
+        batch = stage.batch(step)
+        rng = np.random.default_rng([0, step])
+        rows = [stage.data[i] for i in rng.integers(len(stage.data), size=4)]
+        assert [text == edit.target.caption for text, (edit, *_) in zip(batch["texts"], rows, strict=True)] == [full] * 4
+        assert batch["image"] is None
+    loss, _ = stage.loss(stage.module, batch)
+    sigma = batch["sigma"].float().reshape(-1, 1, 1, 1)
+    z = (batch["z0"] + sigma * batch["noise"]) / (sigma**2 + 1) ** 0.5
+    f = stage.module["unet"](z, stage.schedule.t(batch["sigma"]), stage.module["text"](stage.tokenizer(batch["texts"])))
+    v = (batch["noise"] - sigma * batch["z0"]) / (sigma**2 + 1) ** 0.5
+    assert torch.allclose(loss, ((1 + 3.0 * batch["change"]) * (f - v) ** 2).mean(), rtol=1e-5)
+
+
+def test_the_painter_that_is_left_paints(tmp_path, vae_file):
+    finish("painter", config_of("painter"), tmp_path, vae_file)
+    pipe = minip2p.load(tmp_path / "model.safetensors")
+    assert pipe.generate("a red cat in the city at night", steps=2).size == (64, 64)
+
+
+def test_a_painter_reads_with_clips_text_tower(tmp_path, vae_file):
+    """But for its projection, which a painter's lacks."""
+    config = config_of("painter", "model.text.layers=3")
+    stage = make_stage("painter", config, tmp_path, [vae_file, minip2p.shipped("clip")])
+    theirs, mine = minip2p.load_clip().text.state_dict(), stage.module["text"].state_dict()
+    assert set(theirs) - set(mine) == {"projection.weight"} and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def test_networks_are_compiled_where_asked(tmp_path, vae_file, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    for on in (False, True):
+        finish("painter", config_of("painter", f"train.compile={on}"), tmp_path / str(on), vae_file)
+    assert compiled == ["UNet", "TextEncoder"]
 
 
 def test_a_batch_is_a_function_of_its_step(tmp_path, vae_file):
     a, b = (make_stage("editor", config_of("editor"), tmp_path / x, [vae_file]) for x in "ab")
     for step in (0, 5):
         x, y = a.batch(step), b.batch(step)
-        assert x["instructions"] == y["instructions"] and all(
+        assert x["texts"] == y["texts"] and all(
             torch.equal(x[k], y[k]) for k in ("image", "z0", "noise", "sigma")
         )
     assert not torch.equal(a.batch(0)["noise"], a.batch(1)["noise"])

@@ -13,7 +13,7 @@ from ..config import CLIPConfig, Config, from_dict
 from . import infer
 from .files import open_weights
 from .folders import read_folder, take_clip, with_text_model
-from .loaded import Loaded, join, refuse_unknown
+from .loaded import KINDS, AnyConfig, Loaded, join, refuse_unknown
 from .mapped import CheckpointError, Weights
 from .tables import Link, ema_name, links, text_rows, unet_rows, vae_rows
 
@@ -29,7 +29,7 @@ IGNORED = re.compile(
 """Tensors that are no weights of ours: schedule tables, the autoencoder's discriminator, index buffers."""
 
 
-def read(path: str | Path, *, ema: bool = True, config: Config | CLIPConfig | None = None) -> Loaded:
+def read(path: str | Path, *, ema: bool = True, config: AnyConfig | None = None) -> Loaded:
     """Recognise a checkpoint's layout and read it; nothing in it is run, no weight is copied.
 
     `ema` takes averaged weights where the file has both. `config` replaces what would be read or guessed from the file.
@@ -66,12 +66,12 @@ FOREIGN = {
 }
 
 
-def _read_ours(path: Path, weights: Weights, ema: bool, config: Config | CLIPConfig | None) -> Loaded:
+def _read_ours(path: Path, weights: Weights, ema: bool, config: AnyConfig | None) -> Loaded:
     """Our own file: tensors "unet.…", averages "ema.unet.…"; in the header config, tokenizer and provenance."""
-    kind = {"model": Config, "clip": CLIPConfig}.get(weights.metadata.get("kind", ""))
+    kind = KINDS.get(weights.metadata.get("kind", ""))
     if kind is None:
         raise CheckpointError(
-            f"{path}: holds a {weights.metadata.get('kind')!r}; this version of minip2p knows models and CLIPs"
+            f"{path}: holds a {weights.metadata.get('kind')!r}; this version of minip2p knows {', '.join(KINDS)}"
         )
     loaded = _with_metadata(Loaded(path, "minip2p", config), kind, weights.metadata)
     averaged = {name.removeprefix("ema."): t for name, t in weights.tensors.items() if name.startswith("ema.")}

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..config import CLIPConfig, Config
+from ..config import CLIPConfig, Config, ReaderConfig
 from .mapped import CheckpointError
 from .tables import Link, pull
+
+AnyConfig = Config | CLIPConfig | ReaderConfig
+KINDS: dict[str, type[AnyConfig]] = {"model": Config, "clip": CLIPConfig, "reader": ReaderConfig}
+"""what a file of ours says that it holds -> what its config is"""
 
 
 @dataclass
@@ -18,9 +22,10 @@ class Loaded:
     path: Path
     layout: str
     """"minip2p", "original", "diffusers" or "clip" """
-    config: Config | CLIPConfig
+    config: AnyConfig
     parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """any of "unet", "vae", "text"; of a CLIP "text", "vision", "logit_scale" (whose one tensor is named "")"""
+    """any of "unet", "vae", "text"; of a CLIP "text", "vision", "logit_scale" (whose one tensor is named ""); "reader".
+    """
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     """our names -> the file's, for messages"""
     tokenizer: Path | dict | None = None

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import CLIPConfig, Config, to_dict
+from ..config import Config, to_dict
 from . import configs, described
 from .files import write_safetensors
 from .folders import FOLDERS
 from .load import COMPVIS, OPENCLIP, UNET, VAE
-from .loaded import join
+from .loaded import KINDS, AnyConfig, join
 from .mapped import CheckpointError, save_torch
 from .tables import Link, ema_name, links, push, text_rows, unet_rows, vae_rows
 
@@ -28,7 +28,7 @@ Parts = dict[str, dict[str, Tensor]]
 def write(
     path: str | Path,
     layout: str,
-    config: Config | CLIPConfig,
+    config: AnyConfig,
     parts: Parts,
     *,
     tokenizer: dict | None = None,
@@ -50,7 +50,7 @@ def write(
         raise CheckpointError(f"layout = {layout!r}: expected one of {', '.join(LAYOUTS)}")
     ema_parts, provenance = ema_parts or {}, provenance or {}
     if layout == "minip2p":
-        kind = "clip" if isinstance(config, CLIPConfig) else "model"
+        kind = next(word for word, each in KINDS.items() if isinstance(config, each))
         metadata = {"format": "minip2p", "version": "1", "kind": kind} | _header(config, tokenizer, provenance)
         write_safetensors(path, _flat(parts) | _flat(ema_parts, "ema."), metadata, dtype)
         return
@@ -64,7 +64,7 @@ def write(
         _write_folder(path, config, parts, ema_parts, tokenizer_files, provenance, dtype)
 
 
-def _header(config: Config | CLIPConfig, tokenizer: dict | None, provenance: dict) -> dict[str, str]:
+def _header(config: AnyConfig, tokenizer: dict | None, provenance: dict) -> dict[str, str]:
     values = {"config": to_dict(config), "tokenizer": tokenizer, "provenance": provenance}
     return {key: json.dumps(value) for key, value in values.items()}
 
@@ -78,10 +78,11 @@ def _flat(parts: Parts, prefix: str = "") -> dict[str, Tensor]:
     }
 
 
-def _check_words(layout: str, config: Config | CLIPConfig, parts: Parts) -> None:
+def _check_words(layout: str, config: AnyConfig, parts: Parts) -> None:
     """The layouts of others know one norm, one feed-forward, and transformers with both attentions or none."""
-    if isinstance(config, CLIPConfig):
-        raise CheckpointError(f"a CLIP with both towers has no {layout} layout; layout='minip2p' holds it")
+    if not isinstance(config, Config):
+        what = "a CLIP with both towers" if "vision" in parts else "a reader"
+        raise CheckpointError(f"{what} has no {layout} layout; layout='minip2p' holds it")
     known = {
         "unet.norm": (config.unet.norm, {"group"}), "unet.feed_forward": (config.unet.feed_forward, {"geglu"}),
         "unet.attention": (set(config.unet.attention), {"full", "none"}),

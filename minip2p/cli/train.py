@@ -9,12 +9,14 @@ from tyro.conf import Positional, arg
 from . import files
 from .arguments import optional
 
+Stage = Literal["vae", "clip", "reader", "editor", "painter"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Train one model, or rebuild all shipped weights with --recipe tiny."""
 
-    stage: Positional[Annotated[Literal["vae", "clip", "editor"] | None, arg(metavar="{vae,clip,editor}")]] = None
+    stage: Positional[Annotated[Stage | None, arg(metavar="{vae,clip,reader,editor,painter}")]] = None
     """what to train"""
     preset: Literal["tiny"] = "tiny"
     """its config, which --set changes"""
@@ -41,7 +43,8 @@ class Options:
 def run(options: Options) -> None:
     """Train."""
     if (options.stage is None) == (options.recipe is None):
-        raise ValueError("expected a stage (vae, clip or editor) or --recipe tiny; e.g. train.py editor --preset tiny")
+        stages = "vae, clip, reader, editor or painter"
+        raise ValueError(f"expected a stage ({stages}) or --recipe tiny; e.g. train.py editor --preset tiny")
     if options.resume and (options.out or options.init_from):
         raise ValueError(
             "--resume goes on with all of a run's state, in its own folder; --out and --init-from start another"

@@ -14,7 +14,7 @@ from .render import render
 from .wording import instructions
 
 __all__ = ["COLOURS", "EDIT_KINDS", "KINDS", "MEDIA", "PLACES", "SETTINGS", "SIZES", "TIMES", "WEATHERS",
-           "Edit", "Scene", "Thing", "instructions", "judge", "render", "reword", "sample_edit", "sample_scene"]
+           "Edit", "Scene", "Thing", "instructions", "judge", "loose_captions", "render", "reword", "sample_edit", "sample_scene"]
 
 SETTINGS = ("meadow", "sea", "desert", "snow", "city", "mountains")
 TIMES = ("day", "sunset", "night")
@@ -76,6 +76,18 @@ class Edit:
     source: Scene
     instruction: str
     target: Scene
+
+
+def loose_captions(*scenes: Scene, rng: np.random.Generator, details: tuple[str, ...] | None = ()) -> list[str]:
+    """Captions that leave sizes, places and weather open but for `details` of them, of all scenes in the same words.
+
+    details None draws some: none in half of the calls, else each with a chance of one half.
+    """
+    if details is None:
+        few = rng.random() < 0.5
+        details = tuple(word for word in wording.DETAILS if rng.random() < 0.5 and not few)
+    pick = int(rng.integers(2**31))
+    return [wording.caption(scene, details, pick) for scene in scenes]
 
 
 def _one(rng: np.random.Generator, options, *but):

@@ -1,5 +1,6 @@
 """The English of the tiny world: captions of scenes, and the many ways to ask for one edit."""
 
+from itertools import permutations
 from zlib import crc32
 
 WHERE = {                                            # setting: where the things are
@@ -39,18 +40,33 @@ def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def caption(scene) -> str:
-    """One English sentence that tells all of a scene: its form varies with the scene, yet is fixed for each scene."""
-    pick = crc32(repr(scene).encode())              # not hash(): that changes from one run of Python to the next
+DETAILS = ("size", "place", "weather")
+"""what a caption may leave open"""
+ORDERS = tuple(permutations(SPOTS))
+
+
+def caption(scene, details=DETAILS, pick: int | None = None) -> str:
+    """One English sentence that tells of a scene: setting, time, medium, each thing's colour and kind, and `details`.
+
+    `pick` chooses among the ways to say it, so that two scenes are told alike; unless given it is the scene's own, and
+    the form varies with the scene, yet is fixed for each scene. Things whose place is left open come in any order.
+    """
+    if pick is None:
+        pick = crc32(repr(scene).encode())           # not hash(): that changes from one run of Python to the next
 
     def one(options):
         nonlocal pick
         pick, i = divmod(pick, len(options))
         return options[i]
 
-    things = [a(f"{t.size} {t.colour} {t.kind}") + " " + SPOTS[t.place] for t in scene.things]
-    what = f"{listed(things)} {one(WHERE[scene.setting])} {one(WHEN[scene.time])}"
-    sky = one(SKY[scene.weather])
+    def told(t) -> str:
+        size, spot = f"{t.size} " * ("size" in details), f" {SPOTS[t.place]}" * ("place" in details)
+        return a(f"{size}{t.colour} {t.kind}") + spot
+
+    order = tuple(SPOTS) if "place" in details else one(ORDERS)
+    things = sorted(scene.things, key=lambda t: order.index(t.place))
+    what = f"{listed([told(t) for t in things])} {one(WHERE[scene.setting])} {one(WHEN[scene.time])}"
+    sky = one(SKY[scene.weather]) if "weather" in details else ""
     medium = "" if scene.medium == "plain" else one(MEDIUM_NAMES[scene.medium])
     if medium and one((0, 1)):
         return f"{medium} of {what}" + (f", {sky}" if sky else "")

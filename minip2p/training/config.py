@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..config import PRESETS as MODELS
-from ..config import CLIPConfig, Config, VAEConfig, VisionConfig
+from ..config import CLIPConfig, Config, ReaderConfig, VAEConfig, VisionConfig
+from ..data.scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES
 
 
 HELD_OUT = 2**32 - 1
@@ -29,6 +30,8 @@ class TrainConfig:
     ema: float = 0.9999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """autocast; auto is bf16 on a GPU only, bf16 is that wherever the device computes in it, and fp32 elsewhere"""
+    compile: bool = False
+    """compile the networks first (minutes): worth it for long runs; rounding differs from a run without"""
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000
@@ -60,24 +63,69 @@ class CLIPTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditorTraining:
-    """The denoiser, on edits: the paper's objective (eq. 2) with conditioning dropout."""
+class ReaderTraining:
+    """The reader, on pictures of the tiny world, most of them made as rough as a painter's: cross-entropies."""
+
+    model: ReaderConfig = field(
+        default_factory=lambda: ReaderConfig(settings=SETTINGS, times=TIMES, media=MEDIA, kinds=KINDS, colours=COLOURS)
+    )
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decoded: int = 6000
+    """pictures that are sent through an autoencoder before training, there and back"""
+    decoded_share: float = 0.5
+    """share of a batch that is taken from these; the others are drawn anew"""
+    latent_noise: float = 0.2
+    """largest standard deviation of noise on their latents, which have about unit variance"""
+    clean: float = 0.25
+    """share of the pictures that are not roughened"""
+    noise: float = 0.05
+    """largest standard deviation of noise from pixel to pixel, and of noise in blotches"""
+    tint: float = 0.06
+    """largest change of a colour channel's offset; its contrast changes by up to twice this"""
+    shift: int = 2
+    """largest shift of a batch, in pixels"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTraining:
+    """A denoiser, editor or painter, on edits: the paper's objective (eq. 2) with conditioning dropout."""
 
     model: Config = field(default_factory=lambda: MODELS["tiny"])
     train: TrainConfig = field(default_factory=TrainConfig)
     size: int = 64
     dropout: float = 0.05
-    """chance of dropping the text only, the image only, and both: each this much"""
+    """chance of dropping the text only, the image only, and both: each this much; so a painter's text: twice this"""
     noise_power: float = 1.0
     """density of training times ~ t^(power - 1): 1 is the paper's uniform one, more spends more on high noise"""
     change_weight: float = 0.0
     """extra weight of the loss where the target's latent differs from the source's; the paper has none"""
+    told_in_full: int = 0
+    """of a painter: the first so many steps read captions that leave nothing open"""
     train_text: bool = False
     """train the text encoder with the UNet; the paper keeps CLIP's frozen"""
     sources: int = 10_000
     """scenes rendered and encoded before training, and how many edits each gets"""
     edits: int = 4
 
+
+EDITOR = DiffusionTraining(
+    train=TrainConfig(
+        steps=5400,
+        batch_size=64,
+        learning_rate=1e-3,
+        betas=(0.9, 0.99),
+        warmup=500,
+        decay="cosine",
+        ema=0.999,
+        save_every=500,
+        preview_every=1000,
+    ),
+    noise_power=2.0,
+    change_weight=3.0,
+    train_text=True,
+    sources=7_000,
+    edits=5,
+)
 
 PRESETS = {
     "vae": {
@@ -118,25 +166,30 @@ PRESETS = {
             ),
         ),
     },
-    "editor": {
-        "tiny": EditorTraining(
+    "reader": {
+        "tiny": ReaderTraining(
             train=TrainConfig(
-                steps=5400,
+                steps=2000,
                 batch_size=64,
-                learning_rate=1e-3,
+                learning_rate=2e-3,
                 betas=(0.9, 0.99),
-                warmup=500,
+                warmup=100,
                 decay="cosine",
-                ema=0.999,
+                ema=0.995,
                 save_every=500,
-                preview_every=1000,
+                preview_every=500,
             ),
-            noise_power=2.0,
-            change_weight=3.0,
-            train_text=True,
-            sources=7_000,
-            edits=5,
         ),
+    },
+    "editor": {"tiny": EDITOR},
+    "painter": {
+        "tiny": replace(
+            EDITOR,
+            model=MODELS["tiny_painter"],
+            train=replace(EDITOR.train, steps=3700, warmup=300, save_every=250, preview_every=400),
+            sources=10_000,
+            told_in_full=1500,
+        )
     },
 }
 """stage -> preset -> its config"""

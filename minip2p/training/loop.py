@@ -84,6 +84,9 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True
     )
+    if config.compile:
+        for network in model.children():
+            network.compile()
     step = _restore(out / "state.pt", model, ema, optimizer) if resume else 0
     autocast = _autocast(config.precision, torch.device(device))
 

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from .. import __version__, checkpoints
-from ..config import CLIPConfig, Config, to_dict
+from ..config import CLIPConfig, Config, ReaderConfig, to_dict
 from ..text.bpe import BPE
+
+PROJECTION = "projection.weight"
 
 
 def write_parts(
     path: Path,
-    config: Config | CLIPConfig,
+    config: Config | CLIPConfig | ReaderConfig,
     parts: dict[str, nn.Module],
     tokenizer: BPE | None,
     how,
@@ -33,6 +35,8 @@ def take_part(path: str | Path, part: str, network: nn.Module) -> bool:
         return False
     with torch.no_grad():
         mine, theirs = network.state_dict(), loaded.parts[part]
+        if PROJECTION not in mine:  # CLIP's text tower, for a network that reads its states
+            theirs = {name: tensor for name, tensor in theirs.items() if name != PROJECTION}
         if sorted(mine) != sorted(theirs) or any(mine[name].shape != theirs[name].shape for name in mine):
             raise ValueError(
                 f"{path}: its {part} is not of the shape this training's config asks for; --set can change that"

@@ -14,14 +14,22 @@ from ..config import from_dict
 from ..models.vae import AutoencoderKL
 from ..loading import shipped
 from .clip import CLIPStage
-from .config import PRESETS, CLIPTraining, EditorTraining, VAETraining
-from .diffusion import EditorStage, make_networks
+from .config import PRESETS, CLIPTraining, DiffusionTraining, ReaderTraining, VAETraining
+from .diffusion import EditorStage, PainterStage, make_networks
 from .loop import Log, Stage, run
 from .parts import part_config, parts_of, take_part
+from .reader import ReaderStage
 from .vae import VAEStage
 from .words import tokenizer_for
 
-CONFIGS = {"vae": VAETraining, "clip": CLIPTraining, "editor": EditorTraining}
+CONFIGS = {
+    "vae": VAETraining, "clip": CLIPTraining, "reader": ReaderTraining, "editor": DiffusionTraining,
+    "painter": DiffusionTraining,
+}  # fmt: skip
+DENOISERS = {"editor": EditorStage, "painter": PainterStage}
+STARTS_FROM = {"reader": ("vae",), "editor": ("vae",), "painter": ("vae", "clip")}
+"""in the recipe: stage -> the earlier stages whose weights it begins with"""
+SHIPS = ("clip", "reader", "editor", "painter")
 
 
 def make_stage(
@@ -29,7 +37,7 @@ def make_stage(
 ) -> Stage:
     """A stage with weights from the files of `init_from` where they hold its networks, else random ones.
 
-    An editor needs an autoencoder: without one among the files, it takes the shipped one.
+    All but the first two need an autoencoder: without one among the files, it takes the shipped one.
     """
     if name == "vae":
         stage = VAEStage(config)
@@ -39,7 +47,10 @@ def make_stage(
         stage = CLIPStage(config)
         _init(init_from, {"text": stage.module.text, "vision": stage.module.vision})
         return stage
-    holder = next((path for path in init_from if part_config(path, "vae")), None) or shipped("editor")
+    holder = next((path for path in init_from if part_config(path, "vae")), None)
+    if name == "reader":
+        return _make_reader(config, out / "decoded.safetensors", init_from, holder, device)
+    holder = holder or shipped("editor")
     vae = AutoencoderKL(part_config(holder, "vae"))
     tokenizer, text_config = tokenizer_for(config.model.text)
     torch.manual_seed(config.train.seed)
@@ -52,7 +63,22 @@ def make_stage(
     for frozen in (vae,) if config.train_text else (vae, text):
         frozen.half().float()  # as a resumed run finds it in the model that this one writes
     networks = (network.to(device) for network in (vae, unet, text))
-    return EditorStage(config, *networks, tokenizer, out / "latents.safetensors")
+    return DENOISERS[name](config, *networks, tokenizer, out / "latents.safetensors")
+
+
+def _make_reader(
+    config: ReaderTraining, cache: Path, init_from: Sequence[str | Path], holder: str | Path | None, device
+) -> ReaderStage:
+    """Pictures go through the autoencoder of `holder`; else `cache` has them, or they go through the shipped."""
+    vae = None
+    if config.decoded and (holder or not cache.exists()):
+        holder = holder or shipped("editor")
+        vae = AutoencoderKL(part_config(holder, "vae"))
+        take_part(holder, "vae", vae)
+        vae = vae.to(device, memory_format=torch.channels_last)
+    stage = ReaderStage(config, vae, cache)
+    _init(init_from, {"reader": stage.module} | ({} if vae is None else {"vae": vae}))
+    return stage
 
 
 def _init(paths: Sequence[str | Path], networks: dict[str, torch.nn.Module]) -> set[str]:
@@ -107,12 +133,12 @@ def rebuild(
     """Train every stage of the tiny preset in turn and put what ships into `out`. Stopped, it goes on where it was."""
     for name in PRESETS:
         config, where = PRESETS[name]["tiny"], runs / name
-        init_from = [runs / "vae" / "model.safetensors"] if name == "editor" else []
+        init_from = [runs / other / "model.safetensors" for other in STARTS_FROM.get(name, ())]
         resume = (where / "state.pt").exists()
         if resume and saved_config(name, where) != config:
             raise ValueError(f"{where} was trained by another recipe; remove it, or give another --out")
         show(start(name, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("clip", "editor"):
+    for name in SHIPS:
         model = runs / name / "model.safetensors"
         replace_file(out / f"{name}.safetensors", lambda part: shutil.copyfile(model, part))
