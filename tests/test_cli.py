@@ -219,12 +219,12 @@ def test_again_tells_what_has_changed(here, capsys):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("in.png", "no recipe"), ("scene.png", "not that of an edit"), ("no.png", "no such file"), ("bad.png", "cannot be")],
+    [("in.png", "no recipe"), ("scene.png", "made again"), ("no.png", "no such file"), ("bad.png", "cannot be")],
 )
 def test_show_needs_a_recipe(here, capsys, name, words):
     Path("bad.png").write_bytes(b"no picture")
     assert main(["scene", "--output", "scene.png"]) == 0
-    assert main(["show", name]) == 2
+    assert main(["show", name, "--again"]) == 2
     assert words in capsys.readouterr().err
 
 

@@ -79,7 +79,7 @@ def test_mistakes_are_one_line(here, capsys):
         (["convert", "--weights", "editor.safetensors", "--output", "x.safetensors", "--widen"], "already"),
         (["train"], "expected a stage"),
         (["train", "editor", "--steps", "0"], "--steps 0"),
-        (["judge", "--weights", "editor.safetensors", "--edits", "0"], "edits 0"),
+        (["judge", "--weights", "editor.safetensors", "--number", "0"], "number 0"),
     ],
 )
 def test_mistakes_of_other_verbs(here, capsys, words, expected):

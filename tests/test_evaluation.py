@@ -1,13 +1,20 @@
 """Judging editors, and the command lines of judging and training."""
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minip2p.cli import main
-from minip2p.data.scenes import render, sample_edit
+from minip2p.data.scenes import render, sample_edit, sample_scene
+from minip2p.evaluation import paintings
 from minip2p.evaluation.edits import HELD_OUT, judge_editor, table
+from minip2p.evaluation.reader import Reading
 
 N = 24
 
@@ -42,6 +49,70 @@ def test_the_table_counts_by_kind():
             assert right.strip() == ("100%" if kind in ("time", "setting") else "0%")
 
 
+def read_by_name(monkeypatch, scenes):
+    """The reader in the place of the shipped one: picture i, all of whose pixels are i / 100, shows scenes[i]."""
+    monkeypatch.setattr(
+        paintings, "read", lambda reader, x: [Reading.of(scenes[round(100 * float(each.mean()))]) for each in x]
+    )
+
+
+@pytest.mark.parametrize("loose", [False, True])
+def test_paintings_are_read_against_the_captions_scene(monkeypatch, loose):
+    rng = np.random.default_rng(paintings.HELD_OUT)
+    scenes = [sample_scene(rng) for _ in range(8)]
+    other = next(s for s in (sample_scene(rng) for _ in range(99)) if s.setting != scenes[3].setting)
+    read_by_name(monkeypatch, [*scenes[:3], other, *scenes[4:]])
+    told = []
+
+    def generate(captions, **how):
+        told.extend(captions)
+        return [torch.full((3, 4, 4), i / 100) for i in range(len(captions))]
+
+    judged = paintings.judge_painter(SimpleNamespace(generate=generate), None, 8, loose=loose)
+    assert [j.score.whole for j in judged] == [i != 3 for i in range(8)] and [j.caption for j in judged] == told
+    assert told == [s.caption for s in scenes] or loose
+    assert any("big" in text for text in told) == any("middle" in text for text in told) == (not loose)
+
+
+def test_pairs_are_read_and_their_changed_pixels_counted(monkeypatch):
+    edits, captions = paintings.held_out_pairs(6)
+    assert all(e.kind != "weather" for e in edits) and all(a != b for a, b in captions)
+    scenes = [e.source for e in edits] + [e.target for e in edits]
+    read_by_name(monkeypatch, scenes)
+    pictures = [torch.full((3, 4, 4), i / 100) for i in range(12)]
+
+    def generate_pair(sources, targets, share, **how):
+        second = pictures[6:] if share < 0.5 else pictures[:6]  # all shared: the target is the source
+        return list(zip(pictures[:6], second))
+
+    def generate(texts, seed, **how):
+        return pictures[:6] if seed == 0 else [p + 0.5 for p in pictures[:6]]
+
+    pipe = SimpleNamespace(generate_pair=generate_pair, generate=generate)
+    monkeypatch.setattr(paintings, "_figures", partial(figures_of_known, paintings._figures))
+    figures = paintings.judge_pairs(pipe, None, 6, shares=(0.2, 0.8))
+    assert [(f.share, f.source, f.target) for f in figures[:2]] == [(0.2, 1.0, 1.0), (0.8, 1.0, 0.0)]
+    assert figures[2].share is None and figures[2].changed == 1.0 and figures[1].changed == 0.0
+    assert paintings.best_share(figures).share == 0.2, "the other reads no target right"
+    assert paintings.table(figures).splitlines()[-1].startswith("| other noise |")
+
+
+def figures_of_known(figures, reader, edits, share, sources, targets):
+    """The figures; pictures of other noise are read as the sources they were made from."""
+    result = figures(reader, edits, share, sources, targets if share is not None else targets - 0.5)
+    return result if share is not None else replace(result, changed=float(paintings.changed(sources, targets).mean()))
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 16), st.floats(0.11, 0.9), st.integers(0, 2))
+def test_changed_pixels_are_those_of_which_a_channel_differs_by_more_than_a_tenth(n, by, channel):
+    one = torch.zeros(1, 3, 4, 4)
+    other = one.clone()
+    other[0, channel].flatten()[:n] = by
+    other[0, (channel + 1) % 3] += 0.09
+    assert float(paintings.changed(one, other)) == pytest.approx(n / 16)
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -69,5 +140,5 @@ def test_the_config_is_printed(capsys):
 
 
 def test_judging_nothing_is_refused(capsys):
-    assert main(["judge", "--edits", "0"]) == 2
-    assert "edits 0" in capsys.readouterr().err
+    assert main(["judge", "--number", "0"]) == 2
+    assert "number 0" in capsys.readouterr().err

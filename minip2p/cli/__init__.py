@@ -11,7 +11,12 @@ from pathlib import Path
 
 VERBS = {
     "edit": "edit a picture, a folder, a glob or a table of pictures; or draw a grid over scales and seeds",
-    "show": "print the recipe inside a picture that `edit` made, or make it again",
+    "show": "print the recipe inside a picture that minip2p made, or make it again",
+    "generate": "paint pictures from text; or a sheet of several texts, seeds, scales",
+    "sdedit": "paint a picture over towards a text (SDEdit, the paper's baseline)",
+    "pair": "paint two pictures that differ as little as two texts do (Prompt-to-Prompt)",
+    "invert": "find how a painter paints a given picture, and edit it by Prompt-to-Prompt",
+    "attention": "draw where each word is looked at while a picture is edited or painted",
     "scene": "draw a picture of the tiny world, to have something to edit",
     "info": "tell what a checkpoint holds: parts, sizes, config, provenance",
     "convert": "write a checkpoint in another layout; make an editor's UNet of a plain one",
@@ -63,7 +68,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:9}{what}" for verb, what in VERBS.items())
+    verbs = "\n".join(f"  {verb:11}{what}" for verb, what in VERBS.items())
     return f"""minip2p: edit pictures by instructions (InstructPix2Pix)
 
 usage: minip2p VERB [OPTIONS]           or: python sample.py VERB ..., python train.py ...

@@ -29,7 +29,7 @@ def optional(metavar: str, default: str = ""):
 class Source:
     """Which weights."""
 
-    weights: Annotated[str | None, optional("PATH", "(default: the shipped tiny editor)")] = None
+    weights: Annotated[str | None, optional("PATH", "(default: the shipped tiny model)")] = None
     """a checkpoint: a .safetensors or .ckpt file, or a diffusers folder"""
     ema: bool = True
     """of a training checkpoint, the averaged weights"""
@@ -47,11 +47,15 @@ class Loading(Source):
     """precision of the networks"""
 
 
-def load(source: Source, **how) -> "Pipeline":
-    """The pipeline that the options name; `how` is device, dtype, ... of `minip2p.load`. What was assumed is told."""
+def load(source: Source, default: str = "editor", **how) -> "Pipeline":
+    """The pipeline that the options name, else the shipped `default`; `how` is device, dtype, ... of `minip2p.load`.
+
+    What was assumed is told.
+    """
     import minip2p
 
-    pipe = minip2p.load(source.weights, ema=source.ema, config=source.config or None, **how)
+    weights = minip2p.shipped(default) if source.weights is None else source.weights
+    pipe = minip2p.load(weights, ema=source.ema, config=source.config or None, **how)
     for note in pipe.notes:
         print(f"minip2p: note: {note}", file=sys.stderr)
     return pipe

@@ -90,10 +90,7 @@ def write_recipe(pipe: "Pipeline", options: Options, job: jobs.Job) -> dict:
     settings = {name: getattr(options, name) for name in recipe.SETTINGS} | job.settings
     for name in ("text_scale", "image_scale", "resolution"):
         settings[name] = getattr(own, name) if settings[name] is None else settings[name]
-    how = options.loading
-    path = how.weights and files.relative(how.weights, job.output)
-    weights = {"path": path, "fingerprint": pipe.fingerprint}
-    weights |= {"ema": how.ema, "config": list(how.config), "dtype": how.dtype}
+    weights = recipe.weights_of(pipe, options.loading, job.output)
     return {
         "instruction": job.instruction, **settings, "grid": sheet.parse_grid(options.grid),
         "input": {"path": files.relative(job.input, job.output), "sha256": files.sha256(job.input)},
@@ -101,8 +98,16 @@ def write_recipe(pipe: "Pipeline", options: Options, job: jobs.Job) -> dict:
     }  # fmt: skip
 
 
+def work(r: dict) -> int:
+    """The sampler's steps that a recipe takes."""
+    return recipe.edits(r) * r["steps"]
+
+
+perform = recipe.perform
+
+
 def _make(pipe: "Pipeline", todo: list[tuple[jobs.Job, dict]]) -> None:
-    with steps_bar(sum(recipe.edits(r) * r["steps"] for _, r in todo)) as bar:
+    with steps_bar(sum(work(r) for _, r in todo)) as bar:
         for i, (job, r) in enumerate(todo, 1):
             bar.set_description(f"{i}/{len(todo)} {job.input.name}" if len(todo) > 1 else job.input.name)
             image = recipe.perform(pipe, job.input, r, lambda _: bar.update())

@@ -11,7 +11,7 @@ from .recipe import FORMATS, check_format
 
 PICTURES = (*FORMATS, ".gif", ".ppm", ".pgm")  # what is taken from a folder
 KINDS = {"input": str, "edit": str, "output": str, "seed": int, "text_scale": float, "image_scale": float}
-LEAST = {"steps": 1, "resolution": 1, "edits": 1}  # of all else 0
+LEAST = {"steps": 1, "resolution": 1, "number": 1, "inner": 1}  # of all else 0
 MOST = 2**64  # a seed has 64 bits; of all else there is less
 
 

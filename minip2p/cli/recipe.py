@@ -1,6 +1,7 @@
-"""Recipes: all that decides an edited picture's pixels, as a dict of JSON values that the picture itself carries.
+"""Recipes: all that decides a picture's pixels, as a dict of JSON values that the picture itself carries.
 
-`edit` writes recipes and performs them; `show --again` reads one and performs it: what ran is what was recorded.
+A verb that makes pictures writes recipes and performs them (`perform`, in its file); `show --again` reads one and
+performs it: what ran is what was recorded. A recipe's "verb" says whose it is; an edit's has none.
 """
 
 import io
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from . import sheet
+from . import files, sheet
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -30,6 +31,7 @@ FORMATS = {
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".bmp": ("BMP", {}),
 }
+AGAIN = ("edit", "generate", "sdedit", "pair", "invert")
 WITHOUT = ("BMP",)
 KEY = "minip2p"  # of the PNG text; elsewhere the start of EXIF's ImageDescription
 
@@ -42,6 +44,14 @@ def versions(pipe: "Pipeline") -> dict:
 
     python = platform.python_version()
     return {"minip2p": __version__, "torch": torch.__version__, "python": python, "device": str(pipe.device)}
+
+
+def weights_of(pipe: "Pipeline", how: Any, output: Path) -> dict:
+    """Which weights, as a recipe tells it; `how` are the options of `arguments.Loading`."""
+    path = how.weights and files.relative(how.weights, output)
+    return {
+        "path": path, "fingerprint": pipe.fingerprint, "ema": how.ema, "config": list(how.config), "dtype": how.dtype
+    }  # fmt: skip
 
 
 def perform(pipe: "Pipeline", picture: Path, recipe: dict, on_step: Callable[[Any], None] | None = None) -> Image.Image:
@@ -71,7 +81,8 @@ def same(one: dict, other: dict) -> bool:
 
 def _essence(recipe: dict) -> dict:
     rest = {name: value for name, value in recipe.items() if name != "made_with"}
-    return rest | {part: {k: v for k, v in recipe[part].items() if k != "path"} for part in ("input", "weights")}
+    parts = {part: recipe[part] for part in ("input", "weights") if part in recipe}
+    return rest | {part: {k: v for k, v in values.items() if k != "path"} for part, values in parts.items()}
 
 
 def check_format(path: Path) -> None:
@@ -102,7 +113,7 @@ def encode(image: Image.Image, path: Path, recipe: dict) -> bytes:
 
 
 def read(path: Path) -> dict:
-    """The recipe that a picture carries. Raises ValueError for no picture, no recipe, or not an edit's."""
+    """The recipe that a picture carries. Raises ValueError for no picture or no recipe."""
     if not path.exists():
         raise ValueError(f"{path}: no such file")
     if path.is_dir():
@@ -114,14 +125,23 @@ def read(path: Path) -> dict:
     except Exception as error:  # decoders raise anything on damaged data
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
     if not text:
-        raise ValueError(f"{path} carries no recipe; what minip2p edits does, unless a program rewrote it")
+        raise ValueError(f"{path} carries no recipe; what minip2p makes does, unless a program rewrote it")
     try:
         recipe = json.loads(text)
     except ValueError:
         raise ValueError(f"{path}: its recipe is damaged") from None
-    if not {*SETTINGS, "instruction", "input", "weights"} <= set(recipe):
-        raise ValueError(f"{path}: its recipe is not that of an edit")
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: its recipe is damaged")
     return recipe
+
+
+def verb_of(recipe: dict) -> str:
+    """The verb that performs a recipe. Raises ValueError where none does: of a scene, of a figure."""
+    if "verb" not in recipe and {*SETTINGS, "instruction", "input", "weights"} <= set(recipe):
+        return "edit"
+    if recipe.get("verb") in AGAIN:
+        return recipe["verb"]
+    raise ValueError(f"its recipe is not one that can be made again; those of {', '.join(AGAIN)} can")
 
 
 def _description(image: Image.Image) -> str | None:

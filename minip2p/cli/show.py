@@ -4,6 +4,7 @@ import io
 import json
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Print the recipe inside a picture that `minip2p edit` wrote, or make the picture again from it.
+    """Print the recipe inside a picture that minip2p made, or make the picture again from it.
 
     `--again` checks that input and weights are the recipe's and says whether the pixels are equal; it exits with 1 if
     they are not.
@@ -47,19 +48,25 @@ def run(options: Options) -> int:
     if not options.again:
         print(json.dumps(r, indent=2, ensure_ascii=False))
         return 0
+    try:
+        verb = recipe.verb_of(r)
+    except ValueError as error:
+        raise ValueError(f"{picture}: {error}") from None
+    module = import_module(f".{verb}", __package__)
     output = Path(options.output or picture.with_stem(f"{picture.stem}-again"))
     recipe.check_format(output)
     if output.resolve() == picture.resolve():
         raise ValueError(f"output {output} is the picture itself; choose another place")
     files.check_writable(output)
-    source = _find_input(options.input, r, picture)
+    source = _find_input(options.input, r, picture) if "input" in r else None
     weights = options.weights or (r["weights"]["path"] and str(picture.parent / r["weights"]["path"]))
-    pipe = _load(weights, options.device, r)
-    with steps_bar(recipe.edits(r) * r["steps"]) as bar:
-        bar.set_description(source.name)
-        image = recipe.perform(pipe, source, r, lambda _: bar.update())
+    pipe = _load(weights, options.device, r, verb)
+    with steps_bar(module.work(r)) as bar:
+        bar.set_description((source or picture).name)
+        image = module.perform(pipe, source, r, lambda _: bar.update())
     now = r | {"made_with": recipe.versions(pipe)}
-    now["input"] = r["input"] | {"path": files.relative(source, output)}
+    if source is not None:
+        now["input"] = r["input"] | {"path": files.relative(source, output)}
     now["weights"] = r["weights"] | {"path": weights and files.relative(weights, output)}
     files.write(output, recipe.encode(image, output, now))
     return _compare(image, picture, r, now, output)
@@ -74,11 +81,12 @@ def _find_input(given: str | None, r: dict, picture: Path) -> Path:
     return path
 
 
-def _load(path: str | None, device: str | None, r: dict) -> "Pipeline":
+def _load(path: str | None, device: str | None, r: dict, verb: str) -> "Pipeline":
     recorded = r["weights"]
     device = device or r.get("made_with", {}).get("device", "auto")
     source = Source(weights=path, ema=recorded["ema"], config=tuple(recorded["config"]))
-    pipe = load(source, device=device, dtype=recorded["dtype"])
+    default = "editor" if verb == "edit" else "painter"
+    pipe = load(source, default, device=device, dtype=recorded["dtype"])
     if pipe.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"weights {path or '(the shipped ones)'} have changed since: they are {pipe.fingerprint}, the recipe's "
