@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 EXTRAS = {
-    "test": ["pytest", "hypothesis", "diffusers", "transformers", "accelerate"],  # the oracles of the parity tests, too
+    "test": ["pytest", "hypothesis", "matplotlib", "diffusers", "transformers", "accelerate"],  # with the parity's oracles
     "app": ["gradio"],
     "plot": ["matplotlib"],
     "hub": ["huggingface_hub"],

@@ -90,7 +90,7 @@ def test_sheets_of_pairs(painter, capsys):
     assert main(["pair", *FEW, *words, "--grid", "share=0,0.5", "seed=0,1"]) == 0
     assert main(["pair", *FEW, *words[:-1], "b.png", "--reweight", "day=1", "--grid", "weight=-1,1,3", "--align"]) == 0
     out = capsys.readouterr().out
-    assert "a sheet of 4 pairs" in out and "+ day" in out
+    assert "a sheet of 4 pairs" in out and "- night" in out
     assert again("a.png") == again("b.png") == 0
 
 

@@ -20,7 +20,7 @@ VERBS = {
     "scene": "draw a picture of the tiny world, to have something to edit",
     "info": "tell what a checkpoint holds: parts, sizes, config, provenance",
     "convert": "write a checkpoint in another layout; make an editor's UNet of a plain one",
-    "judge": "tell how often an editor is right in the tiny world, where the truth is known",
+    "judge": "tell how right editors and painters are in the tiny world, where the truth is known",
     "train": "train a model, or rebuild the shipped weights with --recipe tiny",
 }
 PACKAGE = str(Path(__file__).parent.parent)
@@ -69,7 +69,7 @@ def _dispatch(argv: list[str]) -> int:
 
 def _help() -> str:
     verbs = "\n".join(f"  {verb:11}{what}" for verb, what in VERBS.items())
-    return f"""minip2p: edit pictures by instructions (InstructPix2Pix)
+    return f"""minip2p: edit pictures by instructions (InstructPix2Pix), paint them, see why it works
 
 usage: minip2p VERB [OPTIONS]           or: python sample.py VERB ..., python train.py ...
 
@@ -79,6 +79,7 @@ for example
   minip2p scene --seed 3 --output scene.png
   minip2p edit --input scene.png --edit "make it night" --output night.png
   minip2p show night.png
+  minip2p pair --prompt "a red cat at night" --edited-prompt "a red boat at night" --output pair.png
   minip2p edit --help"""
 
 

@@ -25,20 +25,20 @@ class Controls:
     """How the edited picture is held to its source."""
 
     control: Annotated[tuple[Literal["share", "replace", "refine"], ...], arg(metavar="share|replace|refine ...")] = ()
-    """share: the source's self-attention, as the paper has it (the default); replace: its cross-attention, word for word;
-    refine: that of the words that both prompts have (replace and refine as Prompt-to-Prompt's authors have them)"""
+    """share: the source's self-attention, as the paper has it (the default); replace: its cross-attention, word for
+    word; refine: that of the words that both prompts have (these two as Prompt-to-Prompt's authors have them)"""
     share: float = 0.5
     """of the steps, from the first, in which self-attention is shared"""
     cross: Annotated[tuple[str, ...], arg(metavar="PART | WORD=PART ...")] = ("0.8",)
-    """of replace and refine: the part of the steps with the source's cross-attention, e.g. 0.8 or 0.2,0.8; and of single
-    words, e.g. house=0.4"""
+    """of replace and refine: the part of the steps with the source's cross-attention, e.g. 0.8 or 0.2,0.8; and of
+    single words, e.g. house=0.4"""
     self: Annotated[str, arg(metavar="PART")] = "0.4"
     """of replace and refine: the part of the steps with the source's self-attention at maps of at most 16x16"""
     reweight: Annotated[tuple[str, ...], optional("WORD=FACTOR ...")] = ()
     """words of the edited prompt whose attention is multiplied, e.g. snow=3"""
     blend: Annotated[tuple[str, ...], optional("WORD ...")] = ()
-    """let the pictures differ only where this word is looked at: one that both prompts have, or two, the source's and the
-    edited prompt's"""
+    """let the pictures differ only where this word is looked at: one that both prompts have, or two, the source's and
+    the edited prompt's"""
     subtract: Annotated[tuple[str, ...], optional("WORD ...")] = ()
     """of --blend: words whose places stay the source's"""
     threshold: float = 0.3
@@ -58,7 +58,7 @@ def settings(options: Controls) -> dict[str, Any]:
     if {"replace", "refine"} <= set(control):
         raise ValueError("--control replace and refine are two ways to align the prompts; choose one")
     if len(options.blend) > 2:
-        raise ValueError(f"--blend {' '.join(options.blend)}: expected one word, or two: the source's, the edited prompt's")
+        raise ValueError(f"--blend {' '.join(options.blend)}: expected one word, or two: the source's, the edited one's")
     if options.subtract and not options.blend:
         raise ValueError("--subtract goes with --blend")
     factors = {}
@@ -108,7 +108,8 @@ def build(r: dict, weight: float | None = None) -> list["Control"]:
             words = {word: _tuple(part) for word, part in r["cross"].items() if word}
             controls.append(make(cross=_tuple(r["cross"][""]), self=_tuple(r["self"]), words=words))
     if r["reweight"]:
-        controls.append(Reweight({word: factor if weight is None else weight for word, factor in r["reweight"].items()}))
+        factors = r["reweight"] if weight is None else dict.fromkeys(r["reweight"], weight)
+        controls.append(Reweight(factors))
     if r["blend"]:
         words = r["blend"][0] if len(r["blend"]) == 1 else r["blend"]
         controls.append(LocalBlend(words, subtract=r["subtract"], threshold=r["threshold"]))
@@ -117,6 +118,13 @@ def build(r: dict, weight: float | None = None) -> list["Control"]:
 
 def _tuple(part: float | list[float]) -> float | tuple[float, float]:
     return tuple(part) if isinstance(part, list) else part
+
+
+def title(r: dict) -> str:
+    """Both prompts of a recipe, or the one."""
+    if r["edited_prompt"] in (None, r["prompt"]):
+        return r["prompt"]
+    return f"{r['prompt']}  ->  {r['edited_prompt']}"
 
 
 def explained(pipe: "Pipeline", prompt: str, edited: str, r: dict) -> str:

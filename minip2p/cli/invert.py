@@ -33,8 +33,8 @@ class Options(controls.Controls, Painting):
     edited_prompt: Annotated[str | None, optional("TEXT")] = None
     """what it is to show"""
     method: Literal["null_text", "negative_prompt", "ddim"] = "null_text"
-    """null_text: a null text for each step, found by gradients; negative_prompt: the prompt in the null text's place, in
-    one pass; ddim: neither, true only at a scale of 1"""
+    """null_text: a null text for each step, found by gradients; negative_prompt: the prompt in the null text's place,
+    in one pass; ddim: neither, true only at a scale of 1"""
     sampler: Literal["ddim"] = "ddim"
     """inversion goes DDIM's way back"""
     inner: int = 10
@@ -91,6 +91,5 @@ def perform(
     if r["edited_prompt"] is not None:
         cells.append(("edited", controls.paint_pair(pipe, r, start=inversion, on_step=on_step)[1]))
     names, pictures = zip(*cells)
-    title = r["prompt"] if r["edited_prompt"] is None else f"{r['prompt']}  ->  {r['edited_prompt']}"
     below = f"{r['method'].replace('_', '-')} inversion, {sheet.label('scale', r['scale'])}, {r['steps']} steps"
-    return sheet.lay_out(title, below, [sheet.Row("", list(names), list(pictures))])
+    return sheet.lay_out(controls.title(r), below, [sheet.Row("", list(names), list(pictures))])

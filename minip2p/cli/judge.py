@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 KINDS = {"edits": (200, 30), "paintings": (200, 30), "pairs": (200, 20), "inversions": (50, 50), "readings": (500, 1)}
 """what is judged -> how many, with how many steps, unless given"""
+Show = Callable[[Any], None]
+Judged = tuple[str, Callable[[], bytes] | None]
+"""what to print; what draws the picture, if there is one"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Loading):
     """Make held-out pictures of the tiny world and print how many are right."""
 
-    of: Annotated[Literal["edits", "paintings", "pairs", "inversions", "readings"], arg(metavar="|".join(KINDS))] = "edits"
+    of: Annotated[
+        Literal["edits", "paintings", "pairs", "inversions", "readings"], arg(metavar="|".join(KINDS))
+    ] = "edits"
     """edits: of the editor, by kind of edit; paintings: of the painter, read by the reader; pairs: Prompt-to-Prompt at
     each share, and how many pixels change; inversions: how near reconstructions come; readings: the reader on pictures
     whose truth is known"""
@@ -38,6 +43,8 @@ class Options(Loading):
     """guidance towards the text"""
     image_scale: Annotated[float | None, optional("FLOAT", OWN)] = None
     """of edits: guidance towards the input picture"""
+    change: Literal["thing", "scene"] = "thing"
+    """of pairs: a thing changes, and the rest can stay; or time, setting or medium, and every pixel's look with it"""
     input: Annotated[tuple[str, ...], optional("PATH ...")] = ()
     """of inversions: pictures of yours in place of the tiny world's"""
     prompt: Annotated[tuple[str, ...], optional("TEXT ...")] = ()
@@ -64,7 +71,8 @@ def run(options: Options) -> None:
             raise ValueError(f"--output: of {options.of} there is a table only; leave it out")
         files.check_writable(Path(options.output))
     if len(options.input) != len(options.prompt) or (options.input and options.of != "inversions"):
-        raise ValueError(f"--input {len(options.input)} and --prompt {len(options.prompt)}: one each, with --of inversions")
+        given = f"--input {len(options.input)} and --prompt {len(options.prompt)}"
+        raise ValueError(f"{given}: expected equally many, with --of inversions")
     with tqdm(desc=options.of, unit="step", leave=False) as bar:
 
         def show(progress) -> None:
@@ -73,7 +81,7 @@ def run(options: Options) -> None:
             bar.total = progress.total
             bar.update(progress.done - bar.n)
 
-        text, picture = globals()[f"_{options.of}"](options, number, steps, show)
+        text, picture = JUDGES[options.of](options, number, steps, show)
     print(text)
     if options.output:
         files.write(Path(options.output), picture())
@@ -97,7 +105,7 @@ def _reader(options: Options) -> "Reader":
     return load_reader(options.reader)
 
 
-def _edits(options: Options, number: int, steps: int, show: Callable[[Any], None]) -> tuple[str, Callable[[], bytes]]:
+def _edits(options: Options, number: int, steps: int, show: Show) -> Judged:
     from ..data.scenes import render
     from ..evaluation.edits import judge_editor, table
 
@@ -111,7 +119,7 @@ def _edits(options: Options, number: int, steps: int, show: Callable[[Any], None
     return table(judged), lambda: _sheet(cells)
 
 
-def _paintings(options: Options, number: int, steps: int, show: Callable[[Any], None]) -> tuple[str, Callable[[], bytes]]:
+def _paintings(options: Options, number: int, steps: int, show: Show) -> Judged:
     from ..evaluation import reader as readings
     from ..evaluation.paintings import judge_painter
 
@@ -123,21 +131,21 @@ def _paintings(options: Options, number: int, steps: int, show: Callable[[Any], 
     return readings.report(reads), lambda: _sheet([((p.picture,), p.score.whole) for p in left])
 
 
-def _pairs(options: Options, number: int, steps: int, show: Callable[[Any], None]) -> tuple[str, Callable[[], bytes]]:
+def _pairs(options: Options, number: int, steps: int, show: Show) -> Judged:
     from ..evaluation.paintings import best_share, judge_pairs, table
 
     if options.output:
         _plots()
     figures = judge_pairs(
-        _painter(options), _reader(options), number, steps=steps, sampler=options.sampler, scale=options.text_scale,
-        seed=options.seed, on_step=show,
+        _painter(options), _reader(options), number, change=options.change, steps=steps, sampler=options.sampler,
+        scale=options.text_scale, seed=options.seed, on_step=show,
     )  # fmt: skip
     best = best_share(figures)
     text = f"{table(figures)}\n\nbest share: {best.share:g} (fewest pixels changed with 0.9 of the most targets right)"
     return text, lambda: _curve(figures, number)
 
 
-def _inversions(options: Options, number: int, steps: int, show: Callable[[Any], None]) -> tuple[str, None]:
+def _inversions(options: Options, number: int, steps: int, show: Show) -> Judged:
     from ..evaluation.inversion import reconstruct, reconstruct_scenes, table
 
     how = {"steps": steps, "scale": options.text_scale, "inner": options.inner, "learning_rate": options.learning_rate}
@@ -150,10 +158,16 @@ def _inversions(options: Options, number: int, steps: int, show: Callable[[Any],
     return table(figures), None
 
 
-def _readings(options: Options, number: int, steps: int, show: Callable[[Any], None]) -> tuple[str, None]:
+def _readings(options: Options, number: int, steps: int, show: Show) -> Judged:
     from ..evaluation.reader import judge_reader, report
 
-    return report(judge_reader(_reader(options), load(options, device=options.device, dtype=options.dtype), number)), None
+    pipe = load(options, device=options.device, dtype=options.dtype)
+    return report(judge_reader(_reader(options), pipe, number)), None
+
+
+JUDGES = {
+    "edits": _edits, "paintings": _paintings, "pairs": _pairs, "inversions": _inversions, "readings": _readings
+}  # fmt: skip
 
 
 def _sheet(cells: list[tuple[tuple, bool]]) -> bytes:
@@ -179,14 +193,16 @@ def _plots():
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("--output: the curve is drawn by matplotlib, which is missing; pip install matplotlib") from None
+        raise ValueError("--output: the curve needs matplotlib, which is missing; pip install matplotlib") from None
     return Figure
 
 
 def _curve(figures: list, number: int) -> bytes:
     """Targets read right and pixels changed over the share, with different noise as lines across."""
-    shared = [each for each in figures if each.share is not None]
-    other = next(each for each in figures if each.share is None)
+    from ..evaluation.paintings import OTHER_NOISE
+
+    shared = [each for each in figures if not isinstance(each.share, str)]
+    other = next(each for each in figures if each.share == OTHER_NOISE)
     figure = _plots()(figsize=(7, 4), layout="constrained")
     left = figure.subplots()
     right, shares = left.twinx(), [each.share for each in shared]

@@ -11,7 +11,8 @@ from tyro.conf import arg
 from . import controls, sheet
 from .arguments import optional
 from .painting import (
-    Painting, cells, check, check_fraction, grid_steps, load_painter, make, parse_size, side_by_side, told, write_recipe,
+    Painting, cells, check, check_fraction, grid_steps, load_painter, make, parse_size, side_by_side, told,
+    write_recipe,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ def perform(
 
     if not r["grid"]:
         return side_by_side(*paint())
-    title = f"{r['prompt']}  ->  {r['edited_prompt']}"
+    title = controls.title(r)
     names = ("share",) if "share" in r["control"] else ()
-    below = ", ".join([told(r, *names), *(kind for kind in r["control"] if kind != "share")])
+    words = [f"weight of {' and '.join(r['reweight'])}"] if "weight" in r["grid"] else []
+    below = ", ".join([told(r, *names), *(kind for kind in r["control"] if kind != "share"), *words])
     if set(r["grid"]) <= {"share", "weight"}:  # the source is the same in all cells
         sources: list[Image.Image] = []
 

@@ -74,4 +74,5 @@ def perform(pipe: "Pipeline", source: Path, r: dict, on_step: Callable[[Any], No
 
     if not r["grid"]:
         return paint()
-    return sheet.lay_out(r["prompt"], told(r, "strength"), sheet.rows_of(r["grid"], paint), ("input", open_image(source)))
+    rows = sheet.rows_of(r["grid"], paint)
+    return sheet.lay_out(r["prompt"], told(r, "strength"), rows, ("input", open_image(source)))

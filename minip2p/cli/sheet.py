@@ -91,7 +91,8 @@ def lay_out(title: str, below: str, rows: list[Row], source: tuple[str, Image.Im
     told = _wrapped(below, small, width - 2 * MARGIN)
     titles = [_wrapped(row.title, small, width - left - MARGIN) if row.title else [] for row in rows]
     top = MARGIN + 30 * len(lines) + 20 * len(told) + 4 + 2 * GAP  # of the rows
-    height = top + sum(20 * len(t) + HEAD * bool(row.heads) + y_pad + GAP for t, row in zip(titles, rows)) - GAP + MARGIN
+    height = top - GAP + MARGIN
+    height += sum(20 * len(above) + HEAD * bool(row.heads) + y_pad + GAP for above, row in zip(titles, rows))
 
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)

@@ -70,4 +70,8 @@ class Handover(AtSites):
         if site.kind != "self" or (self.pixels is not None and q.shape[2] > self.pixels):
             return q, k, v
         self.rows = self.rows.to(q.device)
-        return q[self.rows], k[self.rows], v
+        return self.taken(q), self.taken(k), v
+
+    def taken(self, x: Tensor) -> Tensor:
+        """x (b, h, n, d) with rows `rows`; picked where they lie in memory as one piece, (b, n, h, d)."""
+        return x.transpose(1, 2).index_select(0, self.rows).transpose(1, 2)

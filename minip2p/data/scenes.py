@@ -14,7 +14,8 @@ from .render import render
 from .wording import instructions
 
 __all__ = ["COLOURS", "EDIT_KINDS", "KINDS", "MEDIA", "PLACES", "SETTINGS", "SIZES", "TIMES", "WEATHERS",
-           "Edit", "Scene", "Thing", "instructions", "judge", "loose_captions", "render", "reword", "sample_edit", "sample_scene"]
+           "Edit", "Scene", "Thing", "instructions", "judge", "loose_captions", "render", "reword", "sample_edit",
+           "sample_scene"]
 
 SETTINGS = ("meadow", "sea", "desert", "snow", "city", "mountains")
 TIMES = ("day", "sunset", "night")
@@ -81,11 +82,11 @@ class Edit:
 def loose_captions(*scenes: Scene, rng: np.random.Generator, details: tuple[str, ...] | None = ()) -> list[str]:
     """Captions that leave sizes, places and weather open but for `details` of them, of all scenes in the same words.
 
-    details None draws some: none in half of the calls, else each with a chance of one half.
+    details None draws some: of three calls, none in one, all in one, and each with a chance of one half in one.
     """
     if details is None:
-        few = rng.random() < 0.5
-        details = tuple(word for word in wording.DETAILS if rng.random() < 0.5 and not few)
+        chance = (0.0, 0.5, 1.0)[rng.integers(3)]
+        details = tuple(word for word in wording.DETAILS if rng.random() < chance)
     pick = int(rng.integers(2**31))
     return [wording.caption(scene, details, pick) for scene in scenes]
 

@@ -186,7 +186,7 @@ PRESETS = {
         "tiny": replace(
             EDITOR,
             model=MODELS["tiny_painter"],
-            train=replace(EDITOR.train, steps=3700, warmup=300, save_every=250, preview_every=400),
+            train=replace(EDITOR.train, steps=4000, warmup=300, save_every=250, preview_every=400),
             sources=10_000,
             told_in_full=1500,
         )

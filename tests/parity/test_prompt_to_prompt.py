@@ -17,8 +17,8 @@ from transformers import CLIPTokenizer
 import minip2p
 from minip2p.control import LocalBlend, Refine, Replace, Reweight
 
-from .test_edit import relative
 from .oracles import write_folder
+from .test_edit import relative
 from .test_painting import SIZE, VOCABULARY, nets  # noqa: F401 (nets is a fixture)
 
 STEPS, SCALE, SEED, LENGTH = 12, 7.5, 3, 20
