@@ -96,8 +96,10 @@ def test_progress_is_told(painter):
         ({"seed": True}, "seed True"),
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"output": "jpeg"}, "unknown output 'jpeg'"),
-        ({"size": 33}, "size 33: expected sides that are multiples of 8 pixels"),
+        ({"size": 33}, "size 33: expected a side or (width, height), multiples of 8 pixels"),
         ({"size": (32, 0)}, "size (32, 0)"),
+        ({"size": (32, 32, 3)}, "size (32, 32, 3)"),
+        ({"size": 32.0}, "size 32.0"),
         ({"batch_size": 0}, "batch size 0"),
         ({"prompt": [RED] * 2, "seed": [1, 2, 3]}, "unequal length: prompt has 2, seed has 3"),
     ],
@@ -184,7 +186,8 @@ def test_sharing_changes_the_edited_picture_only(painter):
 
 
 def test_many_pairs_give_what_each_gives_alone(painter):
-    prompts, edited, shares, scales, seeds = [RED, "x", BLUE], [BLUE, "y", RED], [0.9, 0.0, 0.4], [7.5, 2.0, 1.0], [3, 1, 4]
+    prompts, edited, shares = [RED, "x", BLUE], [BLUE, "y", RED], [0.9, 0.0, 0.4]
+    scales, seeds = [7.5, 2.0, 1.0], [3, 1, 4]
     alone = [
         painter.generate_pair(p, e, share=s, scale=w, seed=n, steps=5, output="latent")
         for p, e, s, w, n in zip(prompts, edited, shares, scales, seeds, strict=True)

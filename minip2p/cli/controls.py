@@ -58,7 +58,8 @@ def settings(options: Controls) -> dict[str, Any]:
     if {"replace", "refine"} <= set(control):
         raise ValueError("--control replace and refine are two ways to align the prompts; choose one")
     if len(options.blend) > 2:
-        raise ValueError(f"--blend {' '.join(options.blend)}: expected one word, or two: the source's, the edited one's")
+        given = " ".join(options.blend)
+        raise ValueError(f"--blend {given}: expected one word, or two: the source's and the edited prompt's")
     if options.subtract and not options.blend:
         raise ValueError("--subtract goes with --blend")
     factors = {}

@@ -51,7 +51,7 @@ def run(options: Options) -> None:
         )
     others = options.steps, options.batch_size, options.set, options.init_from, options.resume
     if options.recipe and any(others):
-        raise ValueError("--recipe is as it is: only --out and --device go with it; train one stage to change something")
+        raise ValueError("--recipe is as it is: only --out and --device go with it; to change something, train a stage")
     import json
 
     from ..config import to_dict

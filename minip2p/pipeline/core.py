@@ -129,7 +129,8 @@ class Pipeline:
         """A picture brought to the size at which it is edited; the model's own resolution unless given."""
         own = self.config.sampling
         image = open_image(picture)
-        return fit(image, fit_size(*image.size, own.resolution if resolution is None else resolution, own.multiple), how)
+        resolution = own.resolution if resolution is None else resolution
+        return fit(image, fit_size(*image.size, resolution, own.multiple), how)
 
     def finish(self, z: Tensor, output: str) -> Any:
         """What is handed back of latents (c, y, x): a picture, its tensor, or themselves."""

@@ -51,8 +51,8 @@ def generate(
     share the UNet's calls: that changes an item by rounding only.
 
     negative: in place of the empty prompt, what to steer away from. scale: the model's own unless given (7.5 for
-    published ones). steps: 50 unless given. sampler, spacing: words of `diffusion.SAMPLERS`, `SPACINGS`; euler_ancestral
-    and linspace unless given. size: a side in pixels, or (width, height); the model's resolution unless given. output:
+    published ones). steps: 50 unless given. sampler, spacing: words of `diffusion.SAMPLERS`, `SPACINGS`;
+    euler_ancestral and linspace unless given. size: a side in pixels, or (width, height); the model's resolution unless given. output:
     as of `edit`. start: what `invert` made of a picture: with its prompt this paints that picture again; steps,
     sampler, spacing and, unless given, the scale are then those of the inversion. control: `minip2p.control`. Raises
     ValueError in the user's words.
@@ -120,7 +120,7 @@ def usual_scale(pipe: "Pipeline", start: Inversion | Sequence[Inversion] | None)
 
 
 def latent_size(pipe: "Pipeline", size: int | tuple[int, int] | None, start=None) -> tuple[int, int]:
-    """(y, x) of the latents of a picture of `size`: a side, or (width, height), in pixels; those of `start` if given."""
+    """(y, x) of the latents of a picture of `size`, a side or (width, height) in pixels; those of `start` if given."""
     own = pipe.config.sampling
     starts = start if is_list(start) else [] if start is None else [start]
     if starts:
@@ -128,11 +128,11 @@ def latent_size(pipe: "Pipeline", size: int | tuple[int, int] | None, start=None
         if size is not None or len(sizes) > 1:
             raise ValueError("the size is the inverted picture's: leave size out, and give pictures of one size")
         return sizes.pop()
-    width, height = (size, size) if isinstance(size, int) or size is None else size
-    width, height = (own.resolution if side is None else side for side in (width, height))
-    for side in (width, height):
-        if isinstance(side, bool) or not isinstance(side, int) or side < own.multiple or side % own.multiple:
-            raise ValueError(f"size {size!r}: expected sides that are multiples of {own.multiple} pixels, e.g. {own.resolution}")
+    sides = size if is_list(size) else [own.resolution if size is None else size] * 2
+    if len(sides) != 2 or not all(type(side) is int and side > 0 and side % own.multiple == 0 for side in sides):
+        expected = f"a side or (width, height), multiples of {own.multiple} pixels, e.g. {own.resolution}"
+        raise ValueError(f"size {size!r}: expected {expected}")
+    width, height = sides
     factor = 2 ** (len(pipe.config.vae.widths) - 1)
     return height // factor, width // factor
 
@@ -198,6 +198,6 @@ def check_paints(pipe: "Pipeline") -> None:
     channels, latent = pipe.config.unet.in_channels, pipe.config.vae.latent_channels
     if channels != latent:
         raise ValueError(
-            f"this checkpoint's UNet takes {channels} channels, a painter's {latent}: it edits pictures and cannot paint "
-            "from text alone. Load a Stable Diffusion checkpoint, or the shipped tiny painter"
+            f"this checkpoint's UNet takes {channels} channels, a painter's {latent}: it edits pictures and cannot "
+            "paint from text alone. Load a Stable Diffusion checkpoint, or the shipped tiny painter"
         )
