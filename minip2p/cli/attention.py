@@ -157,11 +157,7 @@ def _place(word: str) -> tuple[int, int]:
 def _load(options: Options) -> "Pipeline":
     """The weights given; else the shipped editor, or painter. Says now where they are of the wrong kind."""
     how = options.loading
-    if options.prompt is not None and how.weights is None:
-        from ..loading import shipped
-
-        how = dataclasses.replace(how, weights=str(shipped("painter")))
-    pipe = load(how, device=how.device, dtype=how.dtype)
+    pipe = load(how, "editor" if options.prompt is None else "painter", device=how.device, dtype=how.dtype)
     pipe.edit([], "") if options.prompt is None else pipe.generate([], size=options.resolution)
     return pipe
 
@@ -259,9 +255,7 @@ def _recipe(pipe: "Pipeline", options: Options) -> dict:
         settings[name] = getattr(own, name) if settings[name] is None else settings[name]
     if options.input is not None:
         settings["input"] = {"path": files.relative(options.input, output), "sha256": files.sha256(Path(options.input))}
-    path = how.weights and files.relative(how.weights, output)
-    weights = {"path": path, "fingerprint": pipe.fingerprint}
-    weights |= {"ema": how.ema, "config": list(how.config), "dtype": how.dtype}
+    weights = recipe.weights_of(pipe, how, output)
     return {"attention": settings, "weights": weights, "made_with": recipe.versions(pipe)}
 
 
