@@ -11,7 +11,8 @@ from ..control import Control
 from ..data.images import Fitted, Picture, to_tensor
 from ..diffusion import Step, three_way
 from .items import (
-    Item, Progress, as_items, batches, check_counts, check_scale, check_text, check_words, common, is_list, run_batches,
+    Item, Progress, as_items, batches, check_counts, check_scale, check_text, check_words, common, in_order, is_list,
+    run_batches,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -74,10 +75,9 @@ def edit(
     left = [item for item in items if item.number not in results]
     todo = [(batch, steps) for batch in batches(left, batch_size, lambda item: item.picture.image.size)]
     start = partial(_start, pipe, control=control, low_memory=low_memory, steps=steps, sampler=sampler, spacing=spacing)
-    for batch, z in run_batches(todo, start, on_step):
-        results |= {item.number: finish(item.picture, each) for item, each in zip(batch, z, strict=True)}
-        pipe.rest(low_memory)
-    return [results[i] for i in range(len(items))] if many else results[0]
+    rest = partial(pipe.rest, low_memory)
+    results |= run_batches(todo, start, lambda item, z: finish(item.picture, z[0]), on_step, rest)
+    return in_order(results, many)
 
 
 def _start(pipe: "Pipeline", batch: Sequence[Edit], *, low_memory: bool, **how) -> Iterator[Step]:

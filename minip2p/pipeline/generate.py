@@ -13,7 +13,8 @@ from ..control.run import check_fraction
 from ..data.images import Fitted, Picture, to_tensor
 from ..diffusion import Guidance, Step, two_way
 from .items import (
-    Item, Progress, as_items, batches, check_counts, check_scale, check_text, check_words, common, is_list, run_batches,
+    Item, Progress, as_items, batches, check_counts, check_scale, check_text, check_words, common, in_order, is_list,
+    run_batches,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -64,12 +65,9 @@ def generate(
     scale = usual_scale(pipe, start) if scale is None else scale
     many, items = as_items(Painting, prompt=prompt, negative=negative, scale=scale, seed=seed, start=start)
     run = partial(paint, pipe, size=latent_size(pipe, size, start), control=control, low_memory=low_memory, **how)
-    results = {}
     todo = [(batch, how["steps"]) for batch in batches(items, batch_size, lambda item: item.start is None)]
-    for batch, z in run_batches(todo, run, on_step):
-        results |= {item.number: pipe.finish(each, output) for item, each in zip(batch, z, strict=True)}
-        pipe.rest(low_memory)
-    return [results[i] for i in range(len(items))] if many else results[0]
+    rest = partial(pipe.rest, low_memory)
+    return in_order(run_batches(todo, run, lambda _, z: pipe.finish(z[0], output), on_step, rest), many)
 
 
 def paint(
@@ -188,10 +186,9 @@ def sdedit(
     left = [item for item in items if item.number not in results]
     groups = batches(left, batch_size, lambda item: (item.picture.image.size, taken[item.number]))
     todo = [(batch, taken[batch[0].number]) for batch in groups]
-    for batch, z in run_batches(todo, run, on_step):
-        results |= {item.number: finish(item.picture, each) for item, each in zip(batch, z, strict=True)}
-        pipe.rest(low_memory)
-    return [results[i] for i in range(len(items))] if many else results[0]
+    rest = partial(pipe.rest, low_memory)
+    results |= run_batches(todo, run, lambda item, z: finish(item.picture, z[0]), on_step, rest)
+    return in_order(results, many)
 
 
 def check_paints(pipe: "Pipeline") -> None:

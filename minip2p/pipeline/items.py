@@ -70,16 +70,27 @@ def batches(items: Sequence[SomeItem], size: int, key: Callable[[SomeItem], Hash
 
 def run_batches(
     todo: Sequence[tuple[Sequence[SomeItem], int]], start: Callable[[Sequence[SomeItem]], Iterator[Step]],
-    on_step: Callable[[Progress], None] | None,
-) -> Iterator[tuple[Sequence[SomeItem], Tensor]]:
-    """Each batch with its last latents. todo: batches, each with its number of steps, which `start` sets off."""
-    done, total = 0, sum(n for _, n in todo)
+    finish: Callable[[SomeItem, Tensor], Any], on_step: Callable[[Progress], None] | None, after: Callable[[], None],
+) -> dict[int, Any]:
+    """What `finish` makes of each item and its last latents (rows, c, y, x), by the item's number.
+
+    todo: batches, each with its number of steps, which `start` sets off. `after` is called after each batch.
+    """
+    results, done, total = {}, 0, sum(n for _, n in todo)
     for batch, _ in todo:
         for step in start(batch):
             done += 1
             if on_step is not None:
                 on_step(Progress(done, total, tuple(item.number for item in batch), step))
-        yield batch, step.z
+        latents = step.z.unflatten(0, (len(batch), -1))
+        results |= {item.number: finish(item, z) for item, z in zip(batch, latents, strict=True)}
+        after()
+    return results
+
+
+def in_order(results: dict[int, Any], many: bool) -> Any:
+    """The results by number as a list, or the only one."""
+    return [results[i] for i in range(len(results))] if many else results[0]
 
 
 def common(values: Sequence[float]) -> float | Tensor:

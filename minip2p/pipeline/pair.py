@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from ..control import Control, Share
 from ..control.inversion import Inversion
 from ..control.run import check_fraction
 from .generate import Painting, check_paints, latent_size, paint, sampling, usual_scale
-from .items import Progress, as_items, batches, check_counts, check_text, check_words, run_batches
+from .items import Progress, as_items, batches, check_counts, check_text, check_words, in_order, run_batches
 
 if TYPE_CHECKING:
     from .core import Pipeline
@@ -72,14 +73,9 @@ def generate_pair(
         controls = [Share(shares), *control] if any(shares) else control
         return paint(pipe, rows, size=area, sources=sources, control=controls, low_memory=low_memory, **how)
 
-    results: dict[int, tuple] = {}
+    def finish(_: Pair, z: Tensor) -> tuple:
+        source, edited = (pipe.finish(each, output) for each in z)
+        return source, edited
+
     todo = [(batch, how["steps"]) for batch in batches(items, batch_size, lambda item: item.start is None)]
-    for batch, z in run_batches(todo, run, on_step):
-        results |= {item.number: _both(pipe, z[2 * i : 2 * i + 2], output) for i, item in enumerate(batch)}
-        pipe.rest(low_memory)
-    return [results[i] for i in range(len(items))] if many else results[0]
-
-
-def _both(pipe: "Pipeline", z: Tensor, output: str) -> tuple:
-    source, edited = (pipe.finish(each, output) for each in z)
-    return source, edited
+    return in_order(run_batches(todo, run, finish, on_step, partial(pipe.rest, low_memory)), many)
