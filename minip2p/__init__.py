@@ -9,7 +9,9 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOME = {"Pipeline": "pipeline"} | dict.fromkeys(("load", "load_clip", "load_reader", "save", "shipped"), "loading")
+_HOME = {"Pipeline": "pipeline", "Writer": "pipeline"} | dict.fromkeys(
+    ("load", "load_clip", "load_reader", "load_writer", "save", "shipped"), "loading"
+)
 __all__ = sorted(_HOME)
 
 

@@ -115,6 +115,32 @@ class ReaderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """The language model that writes instructions; the defaults are Llama 2's with 7 billion parameters."""
+
+    vocab_size: int = 32000
+    max_length: int = 4096
+    """positions that it was trained on"""
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    """heads of keys and values; each serves heads / kv_heads of the queries (grouped-query attention)"""
+    head_size: int | None = None
+    """None is width / heads"""
+    feed_forward: int = 11008
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    """base of the rotary positions' wavelengths"""
+    window: int | None = None
+    """how many tokens back attention looks, itself included (Mistral 7B 0.1: 4096); None is all"""
+    tied: bool = False
+    """whether the output's weights are the input embedding's"""
+    bos: int = 1
+    eos: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """The forward process and what the network predicts of it."""
 

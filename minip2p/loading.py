@@ -1,4 +1,4 @@
-"""From a checkpoint to a Pipeline or a CLIP, ready to run, and back."""
+"""From a checkpoint to a Pipeline, a CLIP, a reader or a writer, ready to run, and back."""
 
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -9,21 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints
-from .config import CLIPConfig, Config, ReaderConfig, override
+from .config import CLIPConfig, Config, LlamaConfig, ReaderConfig, override
 from .models.clip import CLIP, TextEncoder
+from .models.llama import Llama
 from .models.reader import Reader
 from .models.unet import UNet
 from .models.vae import AutoencoderKL
 from .nn.blocks import Upsample
-from .pipeline import Pipeline
+from .pipeline import Pipeline, Writer
 from .text.bpe import BPE
+from .text.pieces import Pieces
 
 Tokenizer = Callable[[list[str]], Tensor]
-AnyConfig = TypeVar("AnyConfig", Config, CLIPConfig, ReaderConfig)
+AnyConfig = TypeVar("AnyConfig", Config, CLIPConfig, ReaderConfig, LlamaConfig)
 HOLDS = {
     Config: ("an editor or painter", "load"),
     CLIPConfig: ("a CLIP", "load_clip"),
     ReaderConfig: ("a reader", "load_reader"),
+    LlamaConfig: ("a writer", "load_writer"),
 }
 """kind of config -> what a file with it holds, and what reads it"""
 DTYPES = {
@@ -86,19 +89,44 @@ def load_reader(path: str | PathLike | None = None, *, device: str | torch.devic
     return prepare(whole["reader"])
 
 
+def load_writer(
+    path: str | PathLike | None = None, *, device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = torch.float32,
+) -> Writer:
+    """The language model that writes instructions: our own file, or the folder of a Llama 2, TinyLlama or Mistral as
+    transformers writes it; without a path, the tiny world's own.
+
+    Raises ValueError in one line that names the file or the option, FileNotFoundError where there is no checkpoint.
+    """
+    device, dtype = place(device, dtype)
+    loaded = _read(shipped("writer") if path is None else path, LlamaConfig, None)
+    with torch.device("meta"):
+        whole = nn.ModuleDict({"writer": Llama(loaded.config)})
+    tensors, names = loaded.joined(), loaded.joined_names()
+    checkpoints.assign(whole, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
+    try:
+        return Writer(prepare(whole["writer"]), _pieces(loaded), loaded.config, loaded.provenance)
+    except ValueError as error:
+        raise checkpoints.CheckpointError(f"{loaded.path}: {error}") from None
+
+
 def save(
-    pipe: Pipeline, path: str | PathLike, layout: str = "minip2p", *, dtype: torch.dtype | None = None
+    pipe: Pipeline | Writer, path: str | PathLike, layout: str = "minip2p", *, dtype: torch.dtype | None = None
 ) -> None:
     """Write a pipeline: a file of ours ("minip2p"), an original single file ("original") or a folder ("diffusers").
 
-    dtype: of the weights in the file; None keeps them as they are.
+    A writer: a file of ours or a folder ("transformers"). dtype: of the weights in the file; None keeps them.
     """
-    if not isinstance(pipe.tokenizer, BPE):
+    if isinstance(pipe, Writer):
+        tokenizer = pipe.pieces
+    elif not isinstance(pipe.tokenizer, BPE):
         raise ValueError(f"only a BPE tokenizer can be saved with a pipeline, not {type(pipe.tokenizer).__name__}")
+    else:
+        tokenizer = pipe.tokenizer
     weights = {part: network.state_dict() for part, network in pipe.parts.items()}
     checkpoints.write(
-        Path(path), layout, pipe.config, weights, tokenizer=pipe.tokenizer.to_dict(),
-        tokenizer_files=pipe.tokenizer.save, provenance=pipe.provenance, dtype=dtype,
+        Path(path), layout, pipe.config, weights, tokenizer=tokenizer.to_dict(),
+        tokenizer_files=tokenizer.save, provenance=pipe.provenance, dtype=dtype,
     )  # fmt: skip
 
 
@@ -177,6 +205,15 @@ def _read(path: str | PathLike, kind: type[AnyConfig], config, ema: bool = True)
         what, fits = HOLDS[type(loaded.config)]
         raise checkpoints.CheckpointError(f"{path} holds {what}, not what was asked for; minip2p.{fits} reads it")
     return loaded
+
+
+def _pieces(loaded: checkpoints.Loaded) -> Pieces:
+    """A writer's tokens, which nothing stands in for."""
+    if isinstance(loaded.tokenizer, dict):
+        return Pieces.from_dict(loaded.tokenizer)
+    if loaded.tokenizer is None:
+        raise ValueError("no tokenizer.model, which must lie beside the weights (a tokenizer.json alone is not read)")
+    return Pieces.from_file(loaded.tokenizer / "tokenizer.model")
 
 
 def _tokenizer(loaded: checkpoints.Loaded, text, given: Tokenizer | str | PathLike | None = None) -> Tokenizer:

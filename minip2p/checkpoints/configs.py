@@ -58,7 +58,7 @@ DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBl
 def unet(path: Path) -> UNetConfig:
     """From `unet/config.json`; what it leaves out has diffusers' defaults."""
     v = read_json(path)
-    _fixed(path, v, UNET_FIXED)
+    fixed(path, v, UNET_FIXED)
     widths = tuple(v.get("block_out_channels", (320, 640, 1280, 1280)))
     down = v.get("down_block_types", [DOWN[1]] * 3 + [DOWN[0]])
     up = v.get("up_block_types", [UP[0]] + [UP[1]] * 3)
@@ -94,7 +94,7 @@ def unet(path: Path) -> UNetConfig:
 def vae(path: Path) -> VAEConfig:
     """From `vae/config.json`."""
     v = read_json(path)
-    _fixed(path, v, VAE_FIXED | {"out_channels": v.get("in_channels", 3)})
+    fixed(path, v, VAE_FIXED | {"out_channels": v.get("in_channels", 3)})
     return VAEConfig(
         in_channels=v.get("in_channels", 3),
         latent_channels=v.get("latent_channels", 4),
@@ -107,7 +107,7 @@ def vae(path: Path) -> VAEConfig:
 
 def text(path: Path, values: dict[str, Any], tokens: tuple[int, int, int] | None) -> TextConfig:
     """From transformers' CLIPTextConfig; `tokens` is the tokenizer's (bos, eos, pad): published configs err there."""
-    _fixed(path, values, {"layer_norm_eps": 1e-5})
+    fixed(path, values, {"layer_norm_eps": 1e-5})
     words = values.get("vocab_size", 49408)
     bos, eos, pad = tokens or (words - 2, words - 1, words - 1)
     return TextConfig(
@@ -131,8 +131,10 @@ def clip(path: Path, shapes: CLIPConfig) -> CLIPConfig:
     parts = {}
     for name, (key, heads) in towers.items():
         values = v.get(key) or {}
-        _fixed(path, values, {"layer_norm_eps": 1e-5})
+        fixed(path, values, {"layer_norm_eps": 1e-5})
         changes = {"heads": values.get("num_attention_heads", heads), "activation": _activation(path, values)}
+        if name == "text" and (ids := tokens(path.parent)):
+            changes |= dict(zip(("bos", "eos", "pad"), ids, strict=True))
         parts[name] = type(getattr(shapes, name))(**(vars(getattr(shapes, name)) | changes))
     return CLIPConfig(**parts)
 
@@ -140,7 +142,7 @@ def clip(path: Path, shapes: CLIPConfig) -> CLIPConfig:
 def schedule(path: Path) -> ScheduleConfig:
     """From `scheduler/scheduler_config.json`, of any class; what it leaves out has diffusers' defaults."""
     v = read_json(path)
-    _fixed(path, v, SCHEDULE_FIXED)
+    fixed(path, v, SCHEDULE_FIXED)
     return ScheduleConfig(
         kind=_word(path, BETAS, v, "beta_schedule", "linear"),
         start=v.get("beta_start", 0.0001),
@@ -183,11 +185,12 @@ def _activation(path: Path, values: dict[str, Any]) -> str:
     return _word(path, {"quick_gelu": "quick_gelu", "gelu": "gelu"}, values, "hidden_act", "quick_gelu")
 
 
-def _fixed(path: Path, values: dict[str, Any], fixed: dict[str, Any]) -> None:
-    for key, only in fixed.items():
-        found = values.get(key, only)
-        if found != only and (found or only):  # null, false and 0 all mean "without"
-            raise CheckpointError(f"{path}: {key} = {found!r} is not supported; expected {only!r}")
+def fixed(path: Path, values: dict[str, Any], only: dict[str, Any]) -> None:
+    """Raise CheckpointError for a word that says other than the one thing that our networks do."""
+    for key, known in only.items():
+        found = values.get(key, known)
+        if found != known and (found or known):  # null, false and 0 all mean "without"
+            raise CheckpointError(f"{path}: {key} = {found!r} is not supported; expected {known!r}")
 
 
 def _word(path: Path, words: dict[str, str], values: dict[str, Any], key: str, usual: str) -> str:

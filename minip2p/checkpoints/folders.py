@@ -1,4 +1,4 @@
-"""Reading folders: a diffusers pipeline, one network of it, a CLIP as transformers writes it."""
+"""Reading folders: a diffusers pipeline, one network of it, a CLIP or a language model as transformers writes it."""
 
 import re
 from dataclasses import replace
@@ -9,7 +9,8 @@ from torch import Tensor
 from ..config import CLIPConfig, Config, SamplingConfig, VAEConfig, from_dict
 from . import configs, infer
 from .files import open_weights
-from .loaded import Loaded, refuse_unknown
+from .language import TYPES, read_language
+from .loaded import AnyConfig, Loaded, refuse_unknown
 from .mapped import CheckpointError, Weights, read_json
 from .tables import LOGIT_SCALE, OLD_DIFFUSERS_VAE, links, text_rows, unet_rows, vae_rows, vision_rows
 
@@ -17,7 +18,7 @@ FOLDERS = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
 PARTS = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae", "CLIPTextModel": "text"}
 
 
-def read_folder(path: Path, ema: bool, config: Config | CLIPConfig | None) -> Loaded:
+def read_folder(path: Path, ema: bool, config: AnyConfig | None) -> Loaded:
     """A folder with a `model_index.json`, or with one network's `config.json`."""
     if (path / "model_index.json").exists():
         return _read_pipeline(path, ema, config)
@@ -25,11 +26,14 @@ def read_folder(path: Path, ema: bool, config: Config | CLIPConfig | None) -> Lo
         values = read_json(path / "config.json")
         if values.get("model_type") == "clip":
             return _read_clip(path, config)
+        if values.get("model_type") in TYPES:
+            return read_language(path, open_member(path, ema).tensors, config)
         kind = values.get("_class_name") or (values.get("architectures") or [None])[0]
         if kind in PARTS:
             return _read_members(path, {PARTS[kind]: path}, ema, config)
         raise CheckpointError(
-            f"{path / 'config.json'}: describes a {kind}; expected one of {', '.join(PARTS)} or a CLIP"
+            f"{path / 'config.json'}: describes a {kind}; expected one of {', '.join(PARTS)}, a CLIP, or a language "
+            f"model ({', '.join(TYPES.values())})"
         )
     files = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".ckpt", ".pt", ".bin"))
     hint = (

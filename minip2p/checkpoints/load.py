@@ -60,6 +60,8 @@ FOREIGN = {
     "lora_": "LoRA weights, an addition to a checkpoint; expected a whole one",
     "down_blocks.": "one network of a diffusers folder; give the folder with its model_index.json",
     "encoder.down_blocks.": "one network of a diffusers folder; give the folder with its config.json",
+    "model.layers.": "a language model's weights without their config; give the folder with its config.json",
+    "tok_embeddings.": "a Llama with its authors' names; expected a folder as transformers writes it",
     "double_blocks.": "a Flux checkpoint; expected Stable Diffusion 1 or 2",
     "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint; expected version 1 or 2",
     "model.diffusion_model.label_emb.": "a UNet conditioned on pooled vectors (XL, unCLIP); expected version 1 or 2",

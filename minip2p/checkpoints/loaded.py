@@ -6,12 +6,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..config import CLIPConfig, Config, ReaderConfig
+from ..config import CLIPConfig, Config, LlamaConfig, ReaderConfig
 from .mapped import CheckpointError
 from .tables import Link, pull
 
-AnyConfig = Config | CLIPConfig | ReaderConfig
-KINDS: dict[str, type[AnyConfig]] = {"model": Config, "clip": CLIPConfig, "reader": ReaderConfig}
+AnyConfig = Config | CLIPConfig | ReaderConfig | LlamaConfig
+KINDS: dict[str, type[AnyConfig]] = {
+    "model": Config, "clip": CLIPConfig, "reader": ReaderConfig, "writer": LlamaConfig,
+}  # fmt: skip
 """what a file of ours says that it holds -> what its config is"""
 
 
@@ -21,10 +23,11 @@ class Loaded:
 
     path: Path
     layout: str
-    """"minip2p", "original", "diffusers" or "clip" """
+    """"minip2p", "original", "diffusers", "transformers" (a language model) or "clip" """
     config: AnyConfig
     parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """any of "unet", "vae", "text"; of a CLIP "text", "vision", "logit_scale" (whose one tensor is named ""); "reader".
+    """any of "unet", "vae", "text"; of a CLIP "text", "vision", "logit_scale" (whose one tensor is named ""); "reader";
+    "writer".
     """
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     """our names -> the file's, for messages"""

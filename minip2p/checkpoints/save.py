@@ -4,24 +4,26 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import Config, to_dict
+from ..config import Config, LlamaConfig, to_dict
 from . import configs, described
 from .files import write_safetensors
 from .folders import FOLDERS
+from .language import fill_language_folder
 from .load import COMPVIS, OPENCLIP, UNET, VAE
 from .loaded import KINDS, AnyConfig, join
 from .mapped import CheckpointError, save_torch
 from .tables import Link, ema_name, links, push, text_rows, unet_rows, vae_rows
 
-LAYOUTS = ("minip2p", "original", "diffusers")
+LAYOUTS = ("minip2p", "original", "diffusers", "transformers")
 Parts = dict[str, dict[str, Tensor]]
 
 
@@ -40,10 +42,11 @@ def write(
     """Write `parts` (our names: {"unet": {name: tensor}, ...}, any subset) as `path`, atomically.
 
     layout: "minip2p", one safetensors file with the config in its header; "original", a single file as CompVis's and
-    Stability AI's, a pickle where `path` ends with .ckpt; "diffusers", a folder. `dtype=None` keeps each tensor's own.
-    `tokenizer` is a tokenizer as a JSON-able dict (None: CLIP's own vocabulary); `tokenizer_files` writes one as files
-    into the folder that it is called with, which a diffusers folder needs for its text encoder. `ema_parts` are
-    averaged weights beside the plain ones. Raises CheckpointError for a config that the layout has no words for.
+    Stability AI's, a pickle where `path` ends with .ckpt; "diffusers", a folder; "transformers", a language model's
+    folder. `dtype=None` keeps each tensor's own. `tokenizer` is a tokenizer as a JSON-able dict (None: CLIP's own
+    vocabulary); `tokenizer_files` writes one as files into the folder that it is called with, which a folder with a
+    text encoder or a language model needs. `ema_parts` are averaged weights beside the plain ones. Raises
+    CheckpointError for a config that the layout has no words for.
     """
     path = Path(path).expanduser()
     if layout not in LAYOUTS:
@@ -54,6 +57,13 @@ def write(
         metadata = {"format": "minip2p", "version": "1", "kind": kind} | _header(config, tokenizer, provenance)
         write_safetensors(path, _flat(parts) | _flat(ema_parts, "ema."), metadata, dtype)
         return
+    if isinstance(config, LlamaConfig) and layout == "transformers":
+        if tokenizer_files is None:
+            raise CheckpointError(f"{path}: a language model's folder needs its tokenizer; give tokenizer_files=")
+        fill = partial(fill_language_folder, config=config, tensors=parts["writer"], tokenizer_files=tokenizer_files)
+        fill = partial(fill, provenance=provenance, dtype=dtype)
+        _write_folder(path, ("minip2p.json", "tokenizer.model"), "folder of a writer that minip2p wrote", fill)
+        return
     _check_words(layout, config, parts)
     ema_parts = _run_layers(config, ema_parts)[1]
     config, parts = _run_layers(config, parts)
@@ -61,7 +71,10 @@ def write(
         header = {"minip2p": json.dumps({k: json.loads(v) for k, v in _header(config, tokenizer, provenance).items()})}
         _write_original(path, config, parts, ema_parts, header, dtype)
     else:
-        _write_folder(path, config, parts, ema_parts, tokenizer_files, provenance, dtype)
+        if "text" in parts and tokenizer_files is None:
+            raise CheckpointError(f"{path}: a diffusers folder needs its tokenizer's files; give tokenizer_files=")
+        more = (config, parts, ema_parts, tokenizer_files, provenance, dtype)
+        _write_folder(path, ("model_index.json",), "diffusers folder", lambda folder: _fill_folder(folder, *more))
 
 
 def _header(config: AnyConfig, tokenizer: dict | None, provenance: dict) -> dict[str, str]:
@@ -80,9 +93,13 @@ def _flat(parts: Parts, prefix: str = "") -> dict[str, Tensor]:
 
 def _check_words(layout: str, config: AnyConfig, parts: Parts) -> None:
     """The layouts of others know one norm, one feed-forward, and transformers with both attentions or none."""
+    if isinstance(config, LlamaConfig):
+        raise CheckpointError(f"a writer has no {layout} layout; layout='minip2p' or 'transformers' holds it")
     if not isinstance(config, Config):
         what = "a CLIP with both towers" if "vision" in parts else "a reader"
         raise CheckpointError(f"{what} has no {layout} layout; layout='minip2p' holds it")
+    if layout == "transformers":
+        raise CheckpointError("the layout 'transformers' is for writers; layout='diffusers' is a pipeline's folder")
     known = {
         "unet.norm": (config.unet.norm, {"group"}), "unet.feed_forward": (config.unet.feed_forward, {"geglu"}),
         "unet.attention": (set(config.unet.attention), {"full", "none"}),
@@ -149,25 +166,16 @@ def _own(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def _write_folder(
-    path: Path,
-    config: Config,
-    parts: Parts,
-    ema_parts: Parts,
-    tokenizer_files: Callable[[Path], object] | None,
-    provenance: dict,
-    dtype: torch.dtype | None,
-) -> None:
-    """Written beside `path`, then renamed; only an empty folder or another diffusers folder is replaced."""
-    if path.exists() and not (path.is_dir() and ((path / "model_index.json").exists() or not any(path.iterdir()))):
-        raise CheckpointError(f"{path}: exists and is no diffusers folder; give another name")
-    if "text" in parts and tokenizer_files is None:
-        raise CheckpointError(f"{path}: a diffusers folder needs its tokenizer's files; give tokenizer_files=")
+def _write_folder(path: Path, signs: Sequence[str], what: str, fill: Callable[[Path], None]) -> None:
+    """Filled beside `path`, then renamed; only an empty folder or one that holds all files of `signs` is replaced."""
+    signed = all((path / sign).exists() for sign in signs)
+    if path.exists() and not (path.is_dir() and (signed or not any(path.iterdir()))):
+        raise CheckpointError(f"{path}: exists and is no {what}; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        _fill_folder(temporary, config, parts, ema_parts, tokenizer_files, provenance, dtype)
+        fill(temporary)
         if path.exists():
             old = temporary.with_suffix(".old")
             os.replace(path, old)

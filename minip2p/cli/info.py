@@ -31,7 +31,9 @@ def run(options: Options) -> None:
         count = sum(tensor.numel() for tensor in tensors.values())
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
         rows[part] = f"{count:,} parameters, {', '.join(dtypes)}"
-        if part in to_dict(config):
+        if part in ("reader", "writer"):
+            rows[f"{part} config"] = json.dumps(to_dict(config))
+        elif part in to_dict(config):
             rows[f"{part} config"] = json.dumps(to_dict(config)[part])
     for section in ("schedule", "sampling"):
         if "unet" in loaded.parts and section in to_dict(config):

@@ -35,16 +35,17 @@ class AttentionControl(Protocol):
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, site: Site | None = None, control: tuple[AttentionControl, ...] = (),
-    causal: bool = False,
+    causal: bool = False, mask: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (b, h, n, d), k and v (b, h, m, d) -> (b, h, n, d).
 
+    mask, broadcast to (b, h, n, m): True where a query may look. Masks are for language, controls for pictures.
     Controls act one after the other: all of them on the inputs, then those that ask for this site on its probabilities.
     """
     for c in control:
         q, k, v = c.inputs(q, k, v, site)
     if not any(c.needs_probs(site) for c in control):
-        return scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     p = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
     for c in control:
         if c.needs_probs(site):

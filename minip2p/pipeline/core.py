@@ -1,7 +1,7 @@
 """The Pipeline itself: from pictures and texts to latents and back, and the sampler's run between."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -64,12 +64,7 @@ class Pipeline:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the weights as they were loaded, in whatever layout and on whatever device."""
-        digest = hashlib.sha256()
-        for part, module in self.parts.items():
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint(self.parts)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -154,6 +149,16 @@ class Pipeline:
         if low_memory:
             self.vae.to("cpu")
             self.text_encoder.to("cpu")
+
+
+def fingerprint(parts: Mapping[str, nn.Module]) -> str:
+    """16 hexadecimal digits of the weights of networks, by name, in whatever dtype, layout and on whatever device."""
+    digest = hashlib.sha256()
+    for part, module in parts.items():
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
