@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from minip2p.checkpoints import CheckpointError
-from minip2p.checkpoints.hub import fetch
+from minip2p.checkpoints.hub import UNWANTED, WANTED, fetch
 
 DATA = bytes(range(256)) * 20_000
 
@@ -127,6 +127,17 @@ def test_the_hub_is_asked_for_what_we_read(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=r"^a/b: not fetched: 401 Client Error$"):
         fetch("a/b", tmp_path)
+
+
+@pytest.mark.parametrize("files, wanted", [
+    (["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "v1-5.ckpt", "README.md"], 2),
+    (["config.json", "model.safetensors", "vocab.json", "merges.txt", "pytorch_model.bin", "tf_model.h5"], 4),
+    (["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.model",
+      "model.safetensors.index.json", "consolidated.safetensors", "pytorch_model-00001-of-00002.bin"], 5),
+])  # fmt: skip
+def test_of_a_repository_only_what_we_read_is_fetched(files, wanted):
+    filters = pytest.importorskip("huggingface_hub.utils").filter_repo_objects
+    assert list(filters(files, allow_patterns=WANTED, ignore_patterns=UNWANTED)) == files[:wanted]
 
 
 def test_without_the_extra(tmp_path, monkeypatch):

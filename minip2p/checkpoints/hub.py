@@ -18,6 +18,9 @@ WANTED = [
         ("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model"),
     ) for kind in ("safetensors", "safetensors.index.json")),
     "*/*-of-*.safetensors",
+    # of a CLIP or a language model, whose files lie at the top
+    "config.json", "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "tokenizer.model",
+    "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
 ]  # fmt: skip
 """Of a repository's files, those that we read; most repositories hold the same weights several times over."""
 UNWANTED = ["safety_checker/*", "image_encoder/*", "feature_extractor/*", "*.fp16*", "*non_ema*"]
@@ -27,7 +30,8 @@ CHUNK = 1 << 20
 def fetch(source: str, folder: str | Path, *, revision: str | None = None, progress: Progress | None = None) -> Path:
     """Download into `folder`; what is there already is not fetched again. The path to give to `load`.
 
-    source: a URL of one file, "owner/name" (a diffusers repository on the Hugging Face hub) or "owner/name:file".
+    source: a URL of one file, "owner/name" (a pipeline, CLIP or language model on the Hugging Face hub) or
+    "owner/name:file".
     The last two need the package huggingface_hub. Raises CheckpointError in one line, also where a transfer breaks off:
     the next call goes on where it stopped.
     """
