@@ -147,6 +147,28 @@ def _change(source, target):
     return (old[0] if old else None), (new[0] if new else None)
 
 
+def phrase(kind: str, source, target, rng) -> str:
+    """The words of captions that tell of an edit and nothing more: "at night", "in the desert", "a red cat, a blue cat".
+
+    Of a thing that is replaced both are named, the old one first; with or without size and place.
+    """
+    names = {
+        "time": (WHEN, "time"), "setting": (WHERE, "setting"), "weather": (SKY, "weather"),
+        "medium": (MEDIUM_NAMES, "medium"),
+    }
+    if kind in names:
+        words, attribute = names[kind]
+        options = [option for option in words[getattr(target, attribute)] if option]
+    else:
+        size, place = (rng.random(2) < 0.5).tolist()
+        things = [
+            a(f"{thing.size} " * size + f"{thing.colour} {thing.kind}") + f" {SPOTS[thing.place]}" * place
+            for thing in _change(source, target) if thing is not None
+        ]
+        options = [", ".join(things)]
+    return options[rng.integers(len(options))]
+
+
 def instructions(kind: str, source, target) -> list[str]:
     """All wordings of the edit of this kind that leads from source to target, in lower case.
 

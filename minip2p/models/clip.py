@@ -94,6 +94,19 @@ class Similarities:
     direction: Tensor
     image: Tensor
 
+    @classmethod
+    def of(cls, i0: Tensor, i1: Tensor, t0: Tensor, t1: Tensor) -> "Similarities":
+        """From unit features (b, d) of the pictures before and after, and of their captions.
+
+        Where the pictures or the captions are equal, there is no direction: it is 0.
+        """
+        return cls(
+            cosine_similarity(i0, t0),
+            cosine_similarity(i1, t1),
+            cosine_similarity(i1 - i0, t1 - t0),
+            cosine_similarity(i0, i1),
+        )
+
     def __iter__(self):
         return iter((self.caption_0, self.caption_1, self.direction, self.image))
 
@@ -108,10 +121,14 @@ class CLIP(nn.Module):
         self.vision = VisionEncoder(config.vision)
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (b, 3, y, x) in [0, 1] -> unit features (b, d); bicubic to the tower's size, not antialiased."""
+    def resize(self, images: Tensor) -> Tensor:
+        """Pictures (b, 3, y, x) at the tower's size; bicubic, neither antialiased nor cropped, as the authors do it."""
         size = self.config.vision.image_size
-        x = interpolate(images, (size, size), mode="bicubic", align_corners=False)
+        return interpolate(images, (size, size), mode="bicubic", align_corners=False)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures (b, 3, y, x) in [0, 1], of any size (`resize`) -> unit features (b, d)."""
+        x = self.resize(images)
         mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
         return normalize(self.vision((x - mean) / std), dim=-1)
 
@@ -131,10 +148,5 @@ class CLIP(nn.Module):
 
         Pictures in [0, 1]. direction = cos(I1 - I0, T1 - T0) on unit features.
         """
-        i0, i1, t0, t1 = *map(self.encode_images, (images_0, images_1)), *map(self.encode_texts, (texts_0, texts_1))
-        return Similarities(
-            cosine_similarity(i0, t0),
-            cosine_similarity(i1, t1),
-            cosine_similarity(i1 - i0, t1 - t0),
-            cosine_similarity(i0, i1),
-        )
+        pictures, texts = map(self.encode_images, (images_0, images_1)), map(self.encode_texts, (texts_0, texts_1))
+        return Similarities.of(*pictures, *texts)
