@@ -1,9 +1,15 @@
 """Files of the command line: hashes, writing that leaves nothing half done, paths that travel with a picture."""
 
 import hashlib
+import io
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 
 def sha256(path: Path) -> str:
@@ -47,6 +53,16 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"output {path}: {folder} is a file, not a directory")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"output {path}: no permission to write in {folder}")
+
+
+def png(picture: "Image.Image | Figure") -> bytes:
+    """A picture, or a figure of matplotlib's, as a PNG file."""
+    data = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(data, format="png", dpi=110)
+    else:
+        picture.save(data, "PNG")
+    return data.getvalue()
 
 
 def relative(path: str | Path, picture: Path) -> str:

@@ -70,7 +70,7 @@ def _cell_size(image: Image.Image) -> tuple[int, int]:
     return image.width * factor, image.height * factor
 
 
-def _into(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def into(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as large as the cell allows; whole factors keep its pixels to be seen as they are."""
     factor = min(size[0] / image.width, size[1] / image.height)
     shape = max(1, round(image.width * factor)), max(1, round(image.height * factor))
@@ -81,15 +81,15 @@ def lay_out(title: str, below: str, rows: list[Row], source: tuple[str, Image.Im
     """Title above; a named picture, if there is one, at the left; beside it the rows with their labels."""
     large, small = ImageFont.load_default(22), ImageFont.load_default(15)
     size = _cell_size(rows[0].cells[0])
-    rows = [row._replace(cells=[_into(cell, size) for cell in row.cells]) for row in rows]
+    rows = [row._replace(cells=[into(cell, size) for cell in row.cells]) for row in rows]
     x_pad, y_pad = rows[0].cells[0].size
     label_width = max(round(small.getlength(row.label)) for row in rows) + (GAP if rows[0].label else 0)
-    beside = None if source is None else _into(source[1], (max(source[1].width, CELL), y_pad))
+    beside = None if source is None else into(source[1], (max(source[1].width, CELL), y_pad))
     left = MARGIN + (0 if beside is None else beside.width + 3 * GAP) + label_width  # of the cells
     width = left + max(len(row.cells) for row in rows) * (x_pad + GAP) - GAP + MARGIN
-    lines = _wrapped(title, large, width - 2 * MARGIN)
-    told = _wrapped(below, small, width - 2 * MARGIN)
-    titles = [_wrapped(row.title, small, width - left - MARGIN) if row.title else [] for row in rows]
+    lines = wrapped(title, large, width - 2 * MARGIN)
+    told = wrapped(below, small, width - 2 * MARGIN)
+    titles = [wrapped(row.title, small, width - left - MARGIN) if row.title else [] for row in rows]
     top = MARGIN + 30 * len(lines) + 20 * len(told) + 4 + 2 * GAP  # of the rows
     height = top - GAP + MARGIN
     height += sum(20 * len(above) + HEAD * bool(row.heads) + y_pad + GAP for above, row in zip(titles, rows))
@@ -118,7 +118,7 @@ def lay_out(title: str, below: str, rows: list[Row], source: tuple[str, Image.Im
     return sheet
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Lines of whole words, none wider than `width` unless a word is."""
     lines = [""]
     for word in text.split():

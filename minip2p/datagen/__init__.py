@@ -1,0 +1,1 @@
+"""From captions to a training set: instructions written, pairs painted, the good ones kept."""
