@@ -11,6 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -43,22 +44,27 @@ def open_image(picture: Picture) -> Image.Image:
         raise ImageError(f"{path} is a directory; expected a picture file")
     if not path.exists():
         raise ImageError(f"{path}: no such file")
+    return decode(path, str(path))
+
+
+def decode(file: Path | BinaryIO, name: str) -> Image.Image:
+    """`open_image` of a file that is there, or of bytes (io.BytesIO); `name` is what its errors call it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the error, at twice as many, stays
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 image.load()
-                return _rgb(image, str(path))
+                return _rgb(image, name)
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
+        raise ImageError(f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture that can be read; expected PNG, JPEG, WebP, TIFF, ...") from None
+        raise ImageError(f"{name} is not a picture that can be read; expected PNG, JPEG, WebP, TIFF, ...") from None
     except MemoryError:
-        raise ImageError(f"{path} does not fit into memory") from None
+        raise ImageError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise anything on damaged data: OSError, SyntaxError, struct.error, ...
-        raise ImageError(f"{path} is damaged or cut short: {_one_line(error)}") from None
+        raise ImageError(f"{name} is damaged or cut short: {_one_line(error)}") from None
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
