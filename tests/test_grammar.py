@@ -294,6 +294,31 @@ def test_a_walk_goes_one_edit_at_a_time(seed, n):
     assert len({each.details for each in told}) == 1
 
 
+@given(seeds, st.integers(2, 6))
+def test_between_the_captions_of_a_walk_may_stand_how_they_differ(seed, n):
+    lines = sample_walk(np.random.default_rng(seed), n, phrases=1.0)
+    assert len(lines) % 2 == 1
+    captions = [parse_caption(line) for line in lines[::2]]
+    for before, phrase, after in zip(captions, lines[1::2], captions[1:]):
+        kind = change(before, after)
+        if kind in ("time", "setting", "weather", "medium"):
+            table = {"time": wording.WHEN, "setting": wording.WHERE, "weather": wording.SKY,
+                     "medium": wording.MEDIUM_NAMES}[kind]  # fmt: skip
+            assert phrase in table[getattr(after, kind) or "clear"]
+        else:
+            old, new = (
+                [f"{t.colour} {t.kind}" for t in one.things if (t.colour, t.kind) not in {u[:2] for u in other.things}]
+                for one, other in ((before, after), (after, before))
+            )
+            assert [" ".join(part.split(" on the ")[0].split(" in the ")[0].split()[-2:]) for part in phrase.split(", ")] == old + new
+
+
+@pytest.mark.parametrize("end", ["", ".", "?", "!", " ?"])
+def test_how_a_sentence_ends_makes_no_difference(end):
+    before, after = "a red cat in a meadow by day", "a red cat in a meadow at night"
+    assert agrees(before, f"What if it were night{end}", after) and agrees(before, f"make it night{end}", after)
+
+
 def test_a_walk_of_no_scenes_is_refused():
     with pytest.raises(ValueError, match="walk of 0.*at least 1"):
         sample_walk(np.random.default_rng(0), 0)

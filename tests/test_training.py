@@ -37,7 +37,13 @@ THIN = {
     "reader": ("model.widths=(8, 8, 8)", "model.blocks=(0, 1, 1)", "decoded=3"),
     "editor": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
     "painter": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
-}
+    "language": (
+        "model.width=24", "model.layers=1", "model.heads=2", "model.kv_heads=1", "model.feed_forward=32", "length=40"
+    ),
+    "writer": ("triplets=12", "epochs=2.0", "length=100"),
+}  # fmt: skip
+PICTURES = tuple(name for name in PRESETS if name not in ("language", "writer"))
+"""the stages that draw; test_training_writer.py has the others"""
 NEED_VAE = ("reader", "editor", "painter")
 
 
@@ -60,7 +66,7 @@ def finish(name, config, out, vae_file, **options):
     return list(start(name, config, out, init_from=init_from, **options))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
     config = config_of(name)
     finish(name, config, tmp_path / "whole", vae_file)
@@ -78,7 +84,7 @@ def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "halves/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_a_run_trains_and_leaves_what_it_says(name, tmp_path, vae_file):
     logs = finish(name, config_of(name), tmp_path, vae_file)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -117,8 +123,8 @@ def test_the_recipe_makes_what_ships_and_goes_on_where_it_was(tmp_path, monkeypa
     recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
     assert trained == [(name, step) for name in PRESETS for step in (2, 4, 6)]
     recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
-    assert len(trained) == 15, "what is finished is not trained again"
-    ships = {f"{name}.safetensors" for name in ("clip", "reader", "editor", "painter")}
+    assert len(trained) == 21, "what is finished is not trained again"
+    ships = {f"{name}.safetensors" for name in ("clip", "reader", "editor", "painter", "writer")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == ships
     assert minip2p.load(tmp_path / "out/editor.safetensors").config.sampling.text_scale == 3
     thin["vae"]["tiny"] = config_of("vae", "kl_weight=1.0")

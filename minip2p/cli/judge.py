@@ -1,9 +1,9 @@
 """`minip2p judge`: how good models are in the tiny world, where the truth is known."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ..models.reader import Reader
     from ..pipeline import Pipeline
 
-KINDS = {"edits": (200, 30), "paintings": (200, 30), "pairs": (200, 20), "inversions": (50, 50), "readings": (500, 1)}
+KINDS = {
+    "edits": (200, 30), "paintings": (200, 30), "pairs": (200, 20), "inversions": (50, 50), "readings": (500, 1),
+    "instructions": (500, 1),
+}  # fmt: skip
 """what is judged -> how many, with how many steps, unless given"""
 Show = Callable[[Any], None]
 Judged = tuple[str, Callable[[], bytes] | None]
@@ -25,15 +28,15 @@ Judged = tuple[str, Callable[[], bytes] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Loading):
-    """Make held-out pictures of the tiny world and print how many are right."""
+    """Make held-out pictures of the tiny world, or instructions for its captions, and print how many are right."""
 
     of: Annotated[
-        Literal["edits", "paintings", "pairs", "inversions", "readings"], arg(metavar="|".join(KINDS))
+        Literal["edits", "paintings", "pairs", "inversions", "readings", "instructions"], arg(metavar="|".join(KINDS))
     ] = "edits"
     """edits: of the editor, by kind of edit; paintings: of the painter, read by the reader; pairs: Prompt-to-Prompt at
     each share, and how many pixels change; inversions: how near reconstructions come; readings: the reader on pictures
-    whose truth is known"""
-    number: Annotated[int | None, optional("INT", "(default: 200; inversions 50, readings 500)")] = None
+    whose truth is known; instructions: how many of the writer's are valid and agree with their captions"""
+    number: Annotated[int | None, optional("INT", "(default: 200; inversions 50, readings, instructions 500)")] = None
     """how many"""
     steps: Annotated[int | None, optional("INT", "(default: 30; pairs 20, inversions 50)")] = None
     """steps of the sampler"""
@@ -53,8 +56,10 @@ class Options(Loading):
     """of inversions: gradient steps for each step of the sampler, at most"""
     learning_rate: float = 0.03
     """of inversions: of those steps (the published one is 0.01; the tiny painter takes more)"""
+    temperature: float = 0.7
+    """of instructions: of the sampling; 0 takes the likeliest tokens"""
     seed: int = 0
-    """of the first picture's noise"""
+    """of the first picture's noise, or the first instruction's sampling"""
     reader: Annotated[str | None, optional("PATH", "(default: the shipped one)")] = None
     """the reader's weights"""
     output: Annotated[str | None, optional("PATH")] = None
@@ -62,14 +67,16 @@ class Options(Loading):
 
 
 def run(options: Options) -> None:
-    """Make pictures, judge, print a table."""
+    """Make pictures or instructions, judge, print a table."""
     from tqdm import tqdm
 
     number, steps = (own if given is None else given for own, given in zip(KINDS[options.of], _counts(options)))
     if options.output:
-        if options.of in ("inversions", "readings"):
+        if options.of in ("inversions", "readings", "instructions"):
             raise ValueError(f"--output: of {options.of} there is a table only; leave it out")
         files.check_writable(Path(options.output))
+    if options.config and options.of == "instructions":
+        raise ValueError("--config: a writer's is as it is; leave it out")
     if len(options.input) != len(options.prompt) or (options.input and options.of != "inversions"):
         given = f"--input {len(options.input)} and --prompt {len(options.prompt)}"
         raise ValueError(f"{given}: expected equally many, with --of inversions")
@@ -88,7 +95,7 @@ def run(options: Options) -> None:
 
 
 def _counts(options: Options) -> tuple[int | None, int | None]:
-    for name in ("number", "steps", "text_scale", "image_scale", "seed", "inner"):
+    for name in ("number", "steps", "text_scale", "image_scale", "seed", "inner", "temperature"):
         check_number(name, getattr(options, name))
     return options.number, options.steps
 
@@ -165,8 +172,21 @@ def _readings(options: Options, number: int, steps: int, show: Show) -> Judged:
     return report(judge_reader(_reader(options), pipe, number)), None
 
 
+def _instructions(options: Options, number: int, steps: int, show: Show) -> Judged:
+    from ..evaluation.instructions import judge_writer, table
+    from ..loading import load_writer
+
+    writer = load_writer(options.weights, device=options.device, dtype=options.dtype)
+    judged = judge_writer(
+        writer, number, seed=options.seed, temperature=options.temperature,
+        on_done=lambda done: show(SimpleNamespace(done=done, total=number)),
+    )  # fmt: skip
+    return table(judged), None
+
+
 JUDGES = {
-    "edits": _edits, "paintings": _paintings, "pairs": _pairs, "inversions": _inversions, "readings": _readings
+    "edits": _edits, "paintings": _paintings, "pairs": _pairs, "inversions": _inversions, "readings": _readings,
+    "instructions": _instructions,
 }  # fmt: skip
 
 
@@ -183,9 +203,7 @@ def _sheet(cells: list[tuple[tuple, bool]]) -> bytes:
             sheet.paste(picture, (x + k * size, y))
         if not right:
             ImageDraw.Draw(sheet).rectangle((x, y + size, x + each * size - 1, y + size + gap - 1), fill="red")
-    data = io.BytesIO()
-    sheet.save(data, "PNG")
-    return data.getvalue()
+    return files.png(sheet)
 
 
 def _plots():
@@ -216,6 +234,4 @@ def _curve(figures: list, number: int) -> bytes:
     right.set_ylabel("pixels that differ by more than 0.1 (%)", color="tab:red")
     left.set_xlabel("share of the steps with the source's self-attention (dotted: other noise, nothing shared)")
     left.set_title(f"Pairs of {number} held-out captions with one change")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110)
-    return data.getvalue()
+    return files.png(figure)

@@ -73,6 +73,11 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split()).removesuffix(".").rstrip()
 
 
+def _bare(instruction: str) -> str:
+    """The same without a question mark or an exclamation mark at the end, too."""
+    return " ".join(instruction.lower().split()).rstrip(" .?!")
+
+
 @cache
 def _names() -> dict[str, dict[str, str]]:
     """part of a caption -> its phrase -> what it tells"""
@@ -196,7 +201,7 @@ def why_not(caption: str, instruction: str, edited_caption: str) -> str | None:
 
     It is, if both are captions of the tiny world that tell sizes and places alike, and that differ by one edit, and if
     the instruction is one of the wordings of that edit. What both leave open may be anything. Other words for the same
-    are no change. Capital letters, a full stop at the end and doubled spaces make no difference.
+    are no change. Capital letters, doubled spaces and what ends a sentence make no difference.
     """
     try:
         told = parse_caption(caption)
@@ -211,7 +216,8 @@ def why_not(caption: str, instruction: str, edited_caption: str) -> str | None:
     kinds = _changes(told, edited)
     if len(kinds) != 1:
         return TOO_MUCH if kinds else UNCHANGED
-    return None if _plain(instruction) in _wordings(kinds[0], told, edited) else OTHER_WORDS
+    wordings = {_bare(words) for words in _wordings(kinds[0], told, edited)}
+    return None if _bare(instruction) in wordings else OTHER_WORDS
 
 
 def agrees(caption: str, instruction: str, edited_caption: str) -> bool:

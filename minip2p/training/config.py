@@ -1,10 +1,11 @@
 """How each stage is trained, as frozen values. Defaults are the paper's (section 3.2); PRESETS has the differences."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..config import PRESETS as MODELS
-from ..config import CLIPConfig, Config, ReaderConfig, VAEConfig, VisionConfig
+from ..config import CLIPConfig, Config, LlamaConfig, ReaderConfig, VAEConfig, VisionConfig
 from ..data.scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES
 
 
@@ -108,6 +109,50 @@ class DiffusionTraining:
     edits: int = 4
 
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageTraining:
+    """A language model from nothing, on captions of the tiny world."""
+
+    model: LlamaConfig = field(default_factory=LlamaConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    length: int = 256
+    """tokens a row"""
+    scenes: int = 5
+    """captions in a row that are each one change away from the one before"""
+    phrases: float = 0.8
+    """the chance that the words of this change stand between them"""
+    triplets: int = 700
+    """of the tiny world's, whose words its pieces know too"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterTraining:
+    """A language model, on triplets of caption, instruction and edited caption; the loss is on the completion alone."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: str | None = None
+    """a table of triplets; None is the tiny world's own"""
+    triplets: int = 700
+    """how many of those"""
+    epochs: float = 1.0
+    """passes over the triplets; train.steps follows from it"""
+    length: int = 512
+    """most tokens of a triplet"""
+    rehearsed: int = 0
+    """rows of the tiny world's captions beside each batch, so that what was learnt from them is not unlearnt"""
+    lora_rank: int = 0
+    """0 trains all weights; else an addition of this rank to every linear layer, merged at saving"""
+    lora_alpha: float | None = None
+    """weight of the addition times its rank; None is the rank"""
+
+    def __post_init__(self):
+        for name, least in (("triplets", 1), ("length", 1), ("lora_rank", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least {least}")
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs = {self.epochs}: expected more than 0")
+
+
 EDITOR = DiffusionTraining(
     train=TrainConfig(
         steps=5400,
@@ -179,6 +224,51 @@ PRESETS = {
                 save_every=500,
                 preview_every=500,
             ),
+        ),
+    },
+    "language": {
+        "tiny": LanguageTraining(
+            model=LlamaConfig(
+                vocab_size=640, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
+            ),
+            train=TrainConfig(
+                steps=2200,
+                batch_size=32,
+                learning_rate=2e-3,
+                betas=(0.9, 0.98),
+                warmup=100,
+                decay="cosine",
+                ema=0.99,
+                save_every=200,
+                preview_every=500,
+            ),
+            length=160,
+            scenes=4,
+        ),
+    },
+    "writer": {
+        "tiny": WriterTraining(
+            train=TrainConfig(
+                batch_size=16,
+                learning_rate=1e-3,
+                betas=(0.9, 0.98),
+                warmup=20,
+                decay="cosine",
+                ema=0.98,
+                log_every=20,
+                save_every=200,
+                preview_every=200,
+            ),
+            epochs=14,
+            length=200,
+            rehearsed=8,
+        ),
+        "tinyllama": WriterTraining(
+            train=TrainConfig(
+                batch_size=8, learning_rate=1e-4, weight_decay=0.0, warmup=5, decay="cosine", ema=0.0, log_every=5,
+                save_every=50, preview_every=50,
+            ),
+            lora_rank=16,
         ),
     },
     "editor": {"tiny": EDITOR},

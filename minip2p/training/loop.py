@@ -81,8 +81,9 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
     model = stage.module.to(device).train()
     torch.manual_seed(config.seed)
     ema = EMA(model, config.ema)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=0.0, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True
+        trained, lr=0.0, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True
     )
     if config.compile:
         for network in model.children():
@@ -101,7 +102,7 @@ def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device |
                 loss, figures = stage.loss(model, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            norm = nn.utils.clip_grad_norm_(trained, config.clip)
             optimizer.step()
             ema.update(model)
             step += 1

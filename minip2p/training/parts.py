@@ -6,23 +6,25 @@ import torch
 from torch import nn
 
 from .. import __version__, checkpoints
-from ..config import CLIPConfig, Config, ReaderConfig, to_dict
+from ..config import CLIPConfig, Config, LlamaConfig, ReaderConfig, to_dict
+from ..nn.lora import merged
 from ..text.bpe import BPE
+from ..text.pieces import Pieces
 
 PROJECTION = "projection.weight"
 
 
 def write_parts(
     path: Path,
-    config: Config | CLIPConfig | ReaderConfig,
+    config: Config | CLIPConfig | ReaderConfig | LlamaConfig,
     parts: dict[str, nn.Module],
-    tokenizer: BPE | None,
+    tokenizer: BPE | Pieces | None,
     how,
     loose: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write networks, and tensors that belong to none, as float16 with the training's config as their provenance."""
+    """Write networks, LoRA merged in, and tensors that belong to none, as float16; their provenance is the training."""
     checkpoints.write(
-        path, "minip2p", config, {part: dict(network.state_dict()) for part, network in parts.items()} | (loose or {}),
+        path, "minip2p", config, {part: merged(network) for part, network in parts.items()} | (loose or {}),
         tokenizer=None if tokenizer is None else tokenizer.to_dict(), dtype=torch.float16,
         provenance={"minip2p": __version__, "torch": torch.__version__, "training": to_dict(how)},
     )  # fmt: skip

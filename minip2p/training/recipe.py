@@ -14,22 +14,25 @@ from ..config import from_dict
 from ..models.vae import AutoencoderKL
 from ..loading import shipped
 from .clip import CLIPStage
-from .config import PRESETS, CLIPTraining, DiffusionTraining, ReaderTraining, VAETraining
+from .config import (
+    PRESETS, CLIPTraining, DiffusionTraining, LanguageTraining, ReaderTraining, VAETraining, WriterTraining,
+)  # fmt: skip
 from .diffusion import EditorStage, PainterStage, make_networks
 from .loop import Log, Stage, run
 from .parts import part_config, parts_of, take_part
 from .reader import ReaderStage
 from .vae import VAEStage
 from .words import tokenizer_for
+from .writer import make_language, make_writer, settled
 
 CONFIGS = {
     "vae": VAETraining, "clip": CLIPTraining, "reader": ReaderTraining, "editor": DiffusionTraining,
-    "painter": DiffusionTraining,
+    "painter": DiffusionTraining, "language": LanguageTraining, "writer": WriterTraining,
 }  # fmt: skip
 DENOISERS = {"editor": EditorStage, "painter": PainterStage}
-STARTS_FROM = {"reader": ("vae",), "editor": ("vae",), "painter": ("vae", "clip")}
+STARTS_FROM = {"reader": ("vae",), "editor": ("vae",), "painter": ("vae", "clip"), "writer": ("language",)}
 """in the recipe: stage -> the earlier stages whose weights it begins with"""
-SHIPS = ("clip", "reader", "editor", "painter")
+SHIPS = ("clip", "reader", "editor", "painter", "writer")
 
 
 def make_stage(
@@ -37,8 +40,12 @@ def make_stage(
 ) -> Stage:
     """A stage with weights from the files of `init_from` where they hold its networks, else random ones.
 
-    All but the first two need an autoencoder: without one among the files, it takes the shipped one.
+    What needs an autoencoder, or a writer a language model, takes the shipped one where the files have none.
     """
+    if name == "language":
+        return make_language(config, init_from)
+    if name == "writer":
+        return make_writer(config, init_from)
     if name == "vae":
         stage = VAEStage(config)
         _init(init_from, {"vae": stage.module})
@@ -133,6 +140,7 @@ def rebuild(
     """Train every stage of the tiny preset in turn and put what ships into `out`. Stopped, it goes on where it was."""
     for name in PRESETS:
         config, where = PRESETS[name]["tiny"], runs / name
+        config = settled(config) if name == "writer" else config
         init_from = [runs / other / "model.safetensors" for other in STARTS_FROM.get(name, ())]
         resume = (where / "state.pt").exists()
         if resume and saved_config(name, where) != config:
