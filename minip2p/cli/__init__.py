@@ -20,9 +20,17 @@ VERBS = {
     "scene": "draw a picture of the tiny world, to have something to edit",
     "info": "tell what a checkpoint holds: parts, sizes, config, provenance",
     "convert": "write a checkpoint in another layout; make an editor's UNet of a plain one",
-    "judge": "tell how right editors and painters are in the tiny world, where the truth is known",
+    "judge": "tell how right editors, painters and writers are in the tiny world, where the truth is known",
+    "write": "write instructions for captions by a language model",
+    "pairs": "paint scored pairs of pictures from captions and instructions, by any number of processes",
+    "filter": "choose the pairs to train on by their CLIP scores, without painting",
+    "make-data": "all of these at once, in the tiny world: captions to a training set, with a report",
+    "import": "make a training set of your own pictures before and after, or of a set in another layout",
+    "check": "tell what a set of edit pairs holds: counts, sizes, repeats, broken pictures; draw a sheet",
     "train": "train a model, or rebuild the shipped weights with --recipe tiny",
 }
+MODULES = {"import": "import_pairs", "make-data": "make_data"}
+"""verbs that are no names for a file"""
 PACKAGE = str(Path(__file__).parent.parent)
 
 
@@ -62,7 +70,7 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"unknown verb {verb!r}; there are {', '.join(VERBS)} (minip2p --help tells more)")
     from .arguments import parse
 
-    module = import_module(f".{verb}", __name__)
+    module = import_module(f".{MODULES.get(verb, verb)}", __name__)
     options = parse(module.Options, rest, f"minip2p {verb}")
     return 0 if options is None else module.run(options) or 0
 
