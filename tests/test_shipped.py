@@ -12,6 +12,7 @@ from minip2p.cli import main
 from minip2p.data.images import open_image
 from minip2p.data.scenes import loose_captions, render, sample_edit, sample_scene
 from minip2p.evaluation.edits import judge_editor
+from minip2p.evaluation.instructions import judge_writer
 from minip2p.evaluation.inversion import reconstruct_scenes
 from minip2p.evaluation.paintings import judge_painter, judge_pairs
 from minip2p.evaluation.reader import Reading, read, share
@@ -75,6 +76,12 @@ def test_the_painter_paints_what_captions_say(painter):
     assert attributes >= 0.9 and whole >= 0.7
 
 
+def test_the_writer_writes_instructions_that_fit_their_captions():
+    """The README's 500 captions in small."""
+    judged = judge_writer(minip2p.load_writer(), 60, batch_size=30)
+    assert np.mean([j.valid for j in judged]) >= 0.6 and np.mean([j.agrees for j in judged]) >= 0.25
+
+
 def test_pairs_of_one_noise_keep_what_the_captions_do_not_change(painter):
     """With sharing and without far fewer pixels change than with other noise, and targets are read no less."""
     how = {"shares": (0.0, 0.5), "steps": 12, "batch_size": 24}
@@ -109,6 +116,7 @@ def test_a_real_picture_is_edited_by_inversion(painter):
         ("inversions", ["--number", "1", "--inner", "1"], "null-text inversion"),
         ("inversions", ["--inner", "1", "--input", "{example}", "--prompt", "a red flower by day"], "| 1 |"),
         ("readings", ["--number", "2"], "through the autoencoder"),
+        ("instructions", ["--number", "4"], "| captions | valid | agree |"),
     ],
 )
 def test_each_is_judged_by_the_command_line(of, words, said, tmp_path, capsys):
