@@ -376,7 +376,8 @@ def test_the_command_reads_tables_of_triplets(name, ending, tmp_path, language_f
     words = ["--init-from", str(language_file), "--data", str(where), "--out", str(tmp_path / "run"), "--device", "cpu"]
     assert main(["train", "writer", *words]) == 0
     stage, pieces = seen["stage"], seen["stage"].pieces
-    assert seen["config"].data == str(where) and seen["config"].train.steps == 4, "12 epochs of 5 in batches of 16"
+    epochs, size = PRESETS["writer"]["tiny"].epochs, PRESETS["writer"]["tiny"].train.batch_size
+    assert seen["config"].data == str(where) and seen["config"].train.steps == -(-len(TRIPLETS) * epochs // size)
     assert [pieces.decode(row[1:asked]) for row, asked in stage.rows] == [prompt_text(t.input) for t in TRIPLETS]
     assert [pieces.decode(row[asked:-1]) for row, asked in stage.rows] == [
         completion_text(t.edit, t.output) for t in TRIPLETS

@@ -121,7 +121,7 @@ def draw(report: "Report") -> Image.Image:
 
 def _row(label: str, some: "list[Shown]") -> sheet.Row:
     """Source and edited picture of each, its instruction above, and whether it shows the change."""
-    heads = [f"{each.prompt['edit']} {'✓' if each.exact else '✗'}" for each in some]
+    heads = [f"{each.prompt['edit']} ({'exactly so' if each.exact else 'not so'})" for each in some]
     return sheet.Row(label, heads, [side_by_side(*map(_enlarged, each.pictures)) for each in some])
 
 
