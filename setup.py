@@ -8,7 +8,9 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 EXTRAS = {
-    "test": ["pytest", "hypothesis", "matplotlib", "datasets", "diffusers", "transformers", "accelerate"],  # the oracles, too
+    "test": [  # the oracles, too
+        "pytest", "hypothesis", "matplotlib", "datasets", "diffusers", "transformers", "accelerate",
+    ],
     "app": ["gradio"],
     "plot": ["matplotlib"],
     "hub": ["huggingface_hub"],

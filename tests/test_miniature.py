@@ -64,7 +64,7 @@ def test_the_report_counts_what_was_made(made):
     report = json.loads((made / "report.json").read_text())
     units = list(read_scores(made / "pairs"))
     rows = [row for _, _, rows in units for row in rows]
-    limit = Thresholds(**report["recipe"]["thresholds"])
+    limit = Thresholds(**report["recipe"]["painting"]["thresholds"])
     passed = [row for row in rows if not limit.refuses(row)]
     assert report["writing"]["accepted"] == len(units) and report["filter"]["samples"] == len(rows) == 2 * len(units)
     assert report["filter"]["passed"] == len(passed) and report["filter"]["kept"] <= len(passed)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .captions import read_rows
-from .edit_sources import NAMES, EditsError, EditText, Stored, pick, read_file
+from .edit_sources import EditsError, EditText, Stored, pick, read_file
 from .edits import Edits
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .edit_sources import NAMES, EditsError, EditText, Stored, parse_json, pick, read_file, read_text
+from .edit_sources import NAMES, EditsError, EditText, Stored, pick, read_file, read_text
 
 IDS = ("img_id", "image_id", "id", "key")
 """columns that name an item, or with MagicBrush's turn_index its source picture"""

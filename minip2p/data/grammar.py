@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import wording
-from .captions import Triplet
+from .captions import Refused, Triplet, parse_completion
 from .scenes import COLOURS, KINDS, PLACES, SIZES, Edit, loose_captions, sample_edit, sample_scene
 
 UNREAD, UNREAD_EDITED = "caption not understood", "edited caption not understood"
@@ -223,6 +223,18 @@ def why_not(caption: str, instruction: str, edited_caption: str) -> str | None:
 def agrees(caption: str, instruction: str, edited_caption: str) -> bool:
     """Whether the edited caption is what the instruction makes of the caption, and nothing else (see `why_not`)."""
     return why_not(caption, instruction, edited_caption) is None
+
+
+def read_answer(caption: str, completion: str) -> tuple[tuple[str, str] | None, str | None]:
+    """A writer's answer: (instruction, edited caption) if it is valid, and what is wrong with it, None for nothing.
+
+    What is wrong is a rule of `captions.parse_completion`, or one of REASONS.
+    """
+    try:
+        parts = parse_completion(caption, completion)
+    except Refused as refused:
+        return None, str(refused)
+    return parts, why_not(caption, *parts)
 
 
 # ---- drawing

@@ -24,7 +24,7 @@ import torch
 
 from ..checkpoints.mapped import read_json, replace_file
 from ..data.captions import distinct
-from .claims import Claims
+from .claims import Claims, own_first
 from .units import to_json
 from .write import Settings, Written, cut, write_block
 
@@ -120,9 +120,7 @@ def write(
     claims = Claims(at.parts, patience)
     settings = _enter(at, run, settings, claims)
     run |= {"threads": settings.threads}
-    (i, n), numbers = shard, range(len(blocks))
-    others = [block for block in numbers if block % n != i]
-    left = [*numbers[i::n], *reversed(others)]  # backwards: away from where the others are
+    left = own_first(range(len(blocks)), shard)
     progress = Progress(done=0, total=sum(map(len, blocks)))
     while left and not at.output.exists():
         for block in left:

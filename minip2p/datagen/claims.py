@@ -8,11 +8,22 @@ that two processes make is only made twice.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from .units import alive, host
+
+
+Job = TypeVar("Job")
+
+
+def own_first(jobs: Sequence[Job], shard: tuple[int, int]) -> list[Job]:
+    """Jobs i, i + n, ... of shard (i, n), then the others', from the last on: away from where the others are."""
+    i, n = shard
+    others = [job for at, job in enumerate(jobs) if at % n != i]
+    return [*jobs[i::n], *reversed(others)]
 
 
 class Claims:

@@ -50,21 +50,31 @@ class Recipe:
     seed: int = 0
     writing: write.Settings = field(default_factory=lambda: write.Settings(max_tokens=128))
     painting: pairs.Settings = field(
-        default_factory=lambda: pairs.Settings(samples=4, batch_pairs=4, steps=20, share=(0.1, 0.5), scale=(2.0, 4.0))
+        default_factory=lambda: pairs.Settings(
+            samples=4, batch_pairs=4, steps=20, share=(0.1, 0.5), scale=(2.0, 4.0), most=4,
+            thresholds=Thresholds(image=0.5, caption=0.85, direction=0.8),
+        )
     )
-    thresholds: Thresholds = Thresholds(image=0.5, caption=0.85, direction=0.8)
-    """the tiny CLIP's: its cosines lie elsewhere than those of OpenAI's, for which the paper's are"""
-    keep: int = 4
-    """pairs of a prompt"""
+    """its candidates are what the filter keeps. The thresholds are the tiny CLIP's, whose cosines lie elsewhere than
+    those of OpenAI's, for which the paper's are"""
     compared: int = 100
     """prompts of which the report paints pairs in each of WAYS"""
     compared_samples: int = 2
     """of each"""
 
+    @property
+    def thresholds(self) -> Thresholds:
+        return self.painting.thresholds
+
+    @property
+    def keep(self) -> int:
+        """Pairs of a prompt, at most."""
+        return self.painting.most
+
     def seeded(self) -> "Recipe":
-        """The same with its seed given to all parts, and candidates that leave the filter all that it may keep."""
-        painting = replace(self.painting, seed=self.seed, most=self.keep, thresholds=self.thresholds)
-        return replace(self, writing=replace(self.writing, seed=self.seed), painting=painting)
+        """The same with its seed given to all parts."""
+        parts = {name: replace(getattr(self, name), seed=self.seed) for name in ("writing", "painting")}
+        return replace(self, **parts)
 
 
 RECIPES = {"tiny": Recipe()}
@@ -195,11 +205,10 @@ def _look(
     done = 0
     for name, prompt, rows in read_scores(folder):
         mine = [row for row in rows if (name, row["seed"]) in chosen and row["candidate"]]
-        pictures = [tuple(_picture(folder, name, row["seed"], edited) for edited in (False, True)) for row in mine]
-        for row, both in zip(mine, pictures, strict=True):
-            yield look(reader, name, prompt, row, not thresholds.refuses(row), both)
+        for row in mine:
+            pictures = tuple(_picture(folder, name, row["seed"], edited) for edited in (False, True))
+            yield look(reader, name, prompt, row, not thresholds.refuses(row), pictures)
             done += 1
-        if mine:
             show("looking at pairs", done, len(chosen))
 
 
@@ -237,8 +246,8 @@ def _picture(folder: Path, unit: str, seed: int, edited: bool) -> Image.Image:
 
 
 def percent(values: Sequence[bool]) -> str:
-    """"73.1 %" of them are true; "-" of none."""
-    return f"{np.mean(values):.1%}".replace("%", " %") if len(values) else "-"
+    """"73.1%" of them are true; "-" of none."""
+    return f"{np.mean(values):.1%}" if len(values) else "-"
 
 
 def markdown(report: Report) -> str:

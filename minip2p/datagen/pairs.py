@@ -30,7 +30,7 @@ from .. import __version__
 from ..checkpoints.mapped import read_json
 from ..evaluation.metrics import KEYS, scores, similarities
 from ..pipeline.core import fingerprint
-from .claims import Claims
+from .claims import Claims, own_first
 from .plan import PICTURES, Settings, bounds, read_prompts, sample_plan
 from .write import cpu_threads
 from .units import FORMATS, Unit, clean, done_units, is_done, part_name, unit_name, write_unit
@@ -159,9 +159,7 @@ def make(
     settings = enter(out, pipe, clip, prompts, settings, form)
     clean(out, patience)
     units, done = work(prompts, settings), set(done_units(out))
-    others = [unit for at, unit in enumerate(units) if at % n != i]
-    todo = [*units[i::n], *reversed(others)]  # backwards: away from where the others are
-    todo = [unit for unit in todo if unit[0] not in done]
+    todo = [unit for unit in own_first(units, shard) if unit[0] not in done]
     claims = Claims(out, patience)
 
     def one(name: str, prompt: dict, samples: range) -> Unit | None:

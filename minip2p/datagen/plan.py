@@ -45,7 +45,7 @@ class Settings:
     thresholds: Thresholds = RELEASED
     """what a candidate passes"""
     apart: bool = False
-    """paint the two pictures of a pair from different noise, with nothing shared: what Prompt-to-Prompt is held against"""
+    """paint the two pictures of a pair from different noise, nothing shared: what Prompt-to-Prompt is held against"""
     most: int = 8
     """candidates of a unit, the best by direction; more than the filter keeps, so that it can be stricter"""
     picture: str = "jpg"
@@ -109,14 +109,16 @@ def read_prompts(path: str | Path) -> list[dict]:
     """
     prompts: list[dict] = []
     lines: dict[int, int] = {}
+    own: bool | None = None
+    """whether rows bring an id; known from the first"""
     for number, row in read_rows(path):
         where, caption = f"{path}, line {number}", next((name for name in NAMES if name in row), "")
         texts = {"input": text_of(path, number, row, *NAMES)}
         texts |= {name: text_of(path, number, row, name) for name in ("edit", "output")}
         prompt = texts | {key: value for key, value in row.items() if key not in {*texts, caption, "id"}}
-        if prompts and ("id" in row) != own:
+        own = "id" in row if own is None else own
+        if ("id" in row) != own:
             raise ValueError(f"{where}: 'id' is {'there' if 'id' in row else 'missing'}; all rows bring one, or none")
-        own = "id" in row
         prompt["id"] = _own_id(where, row["id"]) if own else len(prompts)
         if prompt["id"] in lines:
             raise ValueError(f"{where}: 'id' {prompt['id']} is that of line {lines[prompt['id']]} too")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.captions import STOP, Refused, Triplet, parse_completion, prompt_text
-from ..data.grammar import change, parse_caption, sample_triplet, why_not
+from ..data.captions import STOP, Triplet, prompt_text
+from ..data.grammar import change, parse_caption, read_answer, sample_triplet
 from ..data.scenes import EDIT_KINDS
 from ..pipeline import Writer
 from ..pipeline.items import check_counts
@@ -84,11 +84,8 @@ def judge_writer(
 
 def judge(caption: str, completion: str) -> Judged:
     """What is wrong with an answer, if anything is."""
-    try:
-        parts = parse_completion(caption, completion)
-    except Refused as refused:
-        return Judged(caption=caption, completion=completion, parts=None, reason=str(refused))
-    return Judged(caption=caption, completion=completion, parts=parts, reason=why_not(caption, *parts))
+    parts, reason = read_answer(caption, completion)
+    return Judged(caption=caption, completion=completion, parts=parts, reason=reason)
 
 
 def table(judged: Sequence[Judged]) -> str:

@@ -94,8 +94,8 @@ class Pieces:
     def learn(cls, texts: Iterable[str], size: int) -> "Pieces":
         """A model of at most `size` pieces of these texts, of Llama's kind: byte pairs, bytes for the rest.
 
-        White space is kept. Unlike Llama's, a line's first word has no space put before it, and a new line is a piece: a sentence is told by
-        the same pieces on every line.
+        White space is kept. Unlike Llama's, a line's first word has no space put before it, and a new line is a piece:
+        a sentence is told by the same pieces on every line.
         """
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from ..data.captions import STOP, Refused, Triplet, completion_text, parse_completion, prompt_text, read_triplets
-from ..data.grammar import agrees, sample_triplet, sample_walk
+from ..data.captions import Triplet, completion_text, prompt_text, read_triplets
+from ..data.grammar import read_answer, sample_triplet, sample_walk
 from ..loading import load_writer
 from ..models.llama import Llama
 from ..nn.lora import add_lora
@@ -44,8 +44,11 @@ def make_language(config: LanguageTraining, init_from: Sequence[str | Path] = ()
 
 
 def begin(model: Llama) -> None:
-    """Random weights to learn from: small logits, and what layers add to the tokens' own vectors the less the more of
-    them there are (Radford et al. 2019). With larger additions a small model never learnt to copy what kind a thing is."""
+    """Random weights to learn from: what a layer adds to the tokens' own vectors is the less the more layers there are.
+
+    As in GPT-2 (Radford et al. 2019, section 2.3). With larger additions a small model never learnt to copy what kind a
+    thing is.
+    """
     for name, weight in model.named_parameters():
         if weight.ndim == 2:
             std = weight.shape[1] ** -0.5
@@ -193,15 +196,10 @@ class WriterStage(LanguageStage):
         path.with_suffix(".txt").write_text(
             "\n\n".join(prompt + text for prompt, text in zip(prompts, told, strict=True)), encoding="utf-8"
         )
-        valid, right = 0, 0
-        for caption, text in zip(asked, told, strict=True):
-            try:
-                edit, output = parse_completion(caption, text)
-            except Refused:
-                continue
-            valid, right = valid + 1, right + agrees(caption, edit, output)
-        figures = {"valid": valid / len(asked)}
-        return figures | ({"right": right / len(asked)} if self.config.data is None else {})
+        answers = [read_answer(*each) for each in zip(asked, told, strict=True)]
+        figures = {"valid": float(np.mean([parts is not None for parts, _ in answers]))}
+        right = float(np.mean([reason is None for _, reason in answers]))
+        return figures | ({"right": right} if self.config.data is None else {})
 
     def _shown(self) -> list[str]:
         return [self.pieces.decode(row[1:asked]).split("\n")[0] for row, asked in self.rows[:16]]
