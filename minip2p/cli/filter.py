@@ -112,6 +112,7 @@ def histogram(result: "Filtered") -> bytes:
         axis.set_xlim(*_range(layers["all"], EDGES, least))
         axis.set_ylim(bottom=0)
         axis.set_ylabel("samples")
+        axis.yaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
     handles, names = axis.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
