@@ -1,5 +1,6 @@
 """The tiny world's grammar: captions are read as they were told, and an edited caption is judged by the instruction."""
 
+import re
 import time
 from itertools import combinations, permutations
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from minip2p.data import wording
 from minip2p.data.grammar import (REASONS, Readable, Told, ToldThing, agrees, change, parse_caption, sample_triplet,
-                                  sample_walk, why_not)
+                                  sample_requests, sample_walk, why_not)
 from minip2p.data.scenes import EDIT_KINDS, Scene, Thing, loose_captions, reword, sample_edit, sample_scene
 from minip2p.evaluation.reader import Reading
 
@@ -286,31 +287,25 @@ def test_triplets_are_of_every_kind_and_hardly_ever_twice_the_same():
 
 
 @given(seeds, st.integers(1, 12))
-def test_a_walk_goes_one_edit_at_a_time(seed, n):
-    texts = sample_walk(np.random.default_rng(seed), n)
-    told = [parse_caption(text) for text in texts]
-    assert 1 <= len(texts) <= n
-    assert all(change(*pair) in EDIT_KINDS for pair in zip(told, told[1:]))
+def test_a_walk_goes_one_edit_at_a_time_and_tells_of_each(seed, n):
+    lines = sample_walk(np.random.default_rng(seed), n)
+    told = [parse_caption(line) for line in lines[::2]]
+    assert len(lines) % 2 == 1 and 1 <= len(told) <= n
     assert len({each.details for each in told}) == 1
-
-
-@given(seeds, st.integers(2, 6))
-def test_between_the_captions_of_a_walk_may_stand_how_they_differ(seed, n):
-    lines = sample_walk(np.random.default_rng(seed), n, phrases=1.0)
-    assert len(lines) % 2 == 1
-    captions = [parse_caption(line) for line in lines[::2]]
-    for before, phrase, after in zip(captions, lines[1::2], captions[1:]):
+    for before, statement, after in zip(told, lines[1::2], told[1:], strict=False):
         kind = change(before, after)
-        if kind in ("time", "setting", "weather", "medium"):
-            table = {"time": wording.WHEN, "setting": wording.WHERE, "weather": wording.SKY,
-                     "medium": wording.MEDIUM_NAMES}[kind]  # fmt: skip
-            assert phrase in table[getattr(after, kind) or "clear"]
-        else:
-            old, new = (
-                [f"{t.colour} {t.kind}" for t in one.things if (t.colour, t.kind) not in {u[:2] for u in other.things}]
-                for one, other in ((before, after), (after, before))
-            )
-            assert [" ".join(part.split(" on the ")[0].split(" in the ")[0].split()[-2:]) for part in phrase.split(", ")] == old + new
+        assert kind in EDIT_KINDS
+        named = {t.kind for t in (*before.things, *after.things)} & set(re.findall(r"\w+", statement))
+        assert bool(named) == (kind in ("recolour", "replace", "add", "remove"))
+
+
+@given(seeds, st.integers(0, 6))
+def test_requests_stand_beside_no_caption(seed, n):
+    lines = sample_requests(np.random.default_rng(seed), n)
+    assert len(lines) == 2 * n
+    for line in lines:
+        with pytest.raises(ValueError):
+            parse_caption(line)
 
 
 @pytest.mark.parametrize("end", ["", ".", "?", "!", " ?"])

@@ -248,11 +248,30 @@ def test_an_instruction_leads_to_one_scene(seed):
             assert not set(options) & set(instructions(other.kind, other.source, other.target))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seeds)
-def test_instructions_name_things_that_are_there(seed):
+def test_a_statement_tells_of_one_edit_and_asks_for_none(seed):
     edit = edit_of(seed)
-    for text in instructions(edit.kind, edit.source, edit.target):
+    rng, told = np.random.default_rng(seed), set(wording.statements(edit.kind, edit.source, edit.target))
+    assert len(told) >= 3 and not told & set(instructions(edit.kind, edit.source, edit.target))
+    for _ in range(10):
+        other = sample_edit(rng, edit.source)
+        if other.target != edit.target:
+            assert not told & set(wording.statements(other.kind, other.source, other.target))
+
+
+@pytest.mark.parametrize("worded", [instructions, wording.statements])
+def test_an_unknown_kind_of_edit_is_refused(worded):
+    edit = edit_of(0)
+    with pytest.raises(ValueError, match="'stop'"):
+        worded("stop", edit.source, edit.target)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seeds, st.sampled_from([instructions, wording.statements]))
+def test_instructions_and_statements_name_things_that_are_there(seed, worded):
+    edit = edit_of(seed)
+    for text in worded(edit.kind, edit.source, edit.target):
         assert text == text.strip().lower()
         assert not re.search(r"[{}]| {2}|\ba [aeiou]|\ban [^aeiou]", text)
         named = {k for k in KINDS if re.search(rf"\b{k}\b", text)}

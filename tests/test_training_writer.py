@@ -182,18 +182,18 @@ def is_caption(line: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("phrases", [0.0, 1.0])
-def test_a_language_models_rows_are_full_of_captions_and_all_is_learnt(phrases):
-    """A line each; with phrases of what changes between them, or without."""
-    words = *FEW, *THIN, "length=300", f"phrases={phrases}"
+@pytest.mark.parametrize("requests", [0.0, 1.0])
+def test_a_language_models_rows_are_full_of_texts_and_all_is_learnt(requests):
+    """Captions with what has happened between them, a line each; or requests and no caption."""
+    words = *FEW, *THIN, "length=300", f"texts.requests={requests}"
     stage = make_stage("language", override(PRESETS["language"]["tiny"], *words), None)
     tokens, told = stage.batch(0)
     assert tokens.shape == (4, 300) and told.all() and (tokens[:, 0] == stage.pieces.bos).all()
     for row in tokens.tolist():
         lines = stage.pieces.decode(row[1 : row.index(stage.pieces.eos)]).split("\n")
-        captions = [line for line in lines if is_caption(line)]
-        assert 1 <= len(captions) <= stage.config.scenes and len(lines) <= len(captions) * (1 + int(phrases))
-        assert is_caption(lines[0]) and all(a != b for a, b in zip(captions, captions[1:]))
+        assert 1 <= len(lines) <= (4 if requests else 2) * stage.config.texts.scenes
+        assert [is_caption(line) for line in lines] == [i % 2 == 0 and not requests for i in range(len(lines))]
+        assert all(a != b for a, b in zip(lines[::2], lines[2::2]))
     with torch.no_grad():
         loss = float(stage.loss(stage.module, (tokens, told))[0])
         logits = stage.module(tokens[:, :-1]).double().log_softmax(-1)

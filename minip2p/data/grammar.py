@@ -253,11 +253,11 @@ def sample_triplet(rng: np.random.Generator, *, details: tuple[str, ...] | None 
             return Triplet(input=before, edit=edit.instruction, output=after)
 
 
-def sample_walk(rng: np.random.Generator, n: int, *, phrases: float = 0.0) -> list[str]:
+def sample_walk(rng: np.random.Generator, n: int) -> list[str]:
     """Captions of a scene and of n - 1 scenes after it, each one edit after the other, all told in the same words.
 
-    Captions that say the same as the one before are left out: 1 to n remain. phrases: the chance that before a further
-    caption stand the words by which it differs (`wording.phrase`).
+    Before each further caption stands what has happened (`wording.stated`); both are left out where the captions
+    say nothing of it. So there are 1, 3 .. 2n - 1 lines.
     """
     if n < 1:
         raise ValueError(f"a walk of {n} scenes; expected at least 1")
@@ -270,7 +270,15 @@ def sample_walk(rng: np.random.Generator, n: int, *, phrases: float = 0.0) -> li
     lines = [before]
     for edit, caption in zip(edits, others, strict=True):
         if caption != before:
-            said = rng.random() < phrases
-            lines += [wording.phrase(edit.kind, edit.source, edit.target, rng)] * said + [caption]
+            lines += [wording.stated(edit.kind, edit.source, edit.target, rng), caption]
         before = caption
     return lines
+
+
+def sample_requests(rng: np.random.Generator, n: int) -> list[str]:
+    """n requests, each with what has happened then, a line each: "make it night", "it is night now".
+
+    Each is of another scene, of which nothing else is told: no caption stands beside a request.
+    """
+    edits = [sample_edit(rng) for _ in range(n)]
+    return [line for e in edits for line in (e.instruction, wording.stated(e.kind, e.source, e.target, rng))]

@@ -147,26 +147,80 @@ def _change(source, target):
     return (old[0] if old else None), (new[0] if new else None)
 
 
-def phrase(kind: str, source, target, rng) -> str:
-    """The words of captions that tell of an edit and nothing more: "at night", "in the desert", "a red cat, a blue cat".
+INSTRUCTIONS = {
+    "time": TIME, "setting": SETTING, "medium": MEDIUM, "weather": WEATHER, "stop": STOP, "recolour": RECOLOUR,
+    "replace": REPLACE, "add": ADD, "remove": REMOVE,
+}
 
-    Of a thing that is replaced both are named, the old one first; with or without size and place.
-    """
-    names = {
-        "time": (WHEN, "time"), "setting": (WHERE, "setting"), "weather": (SKY, "weather"),
-        "medium": (MEDIUM_NAMES, "medium"),
-    }
-    if kind in names:
-        words, attribute = names[kind]
-        options = [option for option in words[getattr(target, attribute)] if option]
-    else:
-        size, place = (rng.random(2) < 0.5).tolist()
-        things = [
-            a(f"{thing.size} " * size + f"{thing.colour} {thing.kind}") + f" {SPOTS[thing.place]}" * place
-            for thing in _change(source, target) if thing is not None
-        ]
-        options = [", ".join(things)]
-    return options[rng.integers(len(options))]
+# ---- statements: the same changes, told as what has happened.
+
+STATEMENTS = {
+    "time": (
+        "it is {hour} now", "now it is {hour}", "the time is {hour} now", "it has become {hour}", "now it is seen {when}",
+        "{old_hour} has turned into {hour}", "it looks like {hour} now", "the time has been set to {hour}",
+        "the time has changed to {hour}", "it is the same scene {when}", "it is shown {when} now",
+    ),
+    "setting": (
+        "now it is {where}", "it has moved: it is {where}", "the setting is {noun} now", "the background is {noun} now",
+        "{old_noun} has turned into {noun}", "it takes place {where} now", "{noun} has replaced {old_noun}",
+        "the background has been replaced with {noun}", "the setting has changed to {noun}", "it has been put {where}",
+        "{old_noun} has changed to {noun}", "it has been moved {where}", "it is the same scene {where}",
+    ),
+    "medium": (
+        "it is {medium} now", "it has become {medium}", "now it is drawn as {medium}", "the style is {medium} now",
+        "it looks like {medium} now", "it has been converted to {medium}", "the style has changed to {medium}",
+        "it has been turned into {medium}",
+    ),
+    "weather": {
+        "rain": (
+            "it rains now", "now it is raining", "it pours now", "it is rainy now", "the weather has changed to rain",
+            "it is shown in the rain now", "rain has been added",
+        ),
+        "snowfall": (
+            "it snows now", "now it is snowing", "falling snow has been added", "snowflakes fall now",
+            "the weather has changed to snow", "it is shown in falling snow now", "snow falls now",
+        ),
+        "fog": (
+            "there is fog now", "now it is foggy", "it is misty now", "it is covered in fog now",
+            "the weather has changed to fog", "it is shown in thick fog now", "fog has been added",
+        ),
+        "clear": (
+            "the sky is clear now", "now the weather is clear", "it is shown under a clear sky now",
+            "the sky has been cleared", "the weather has changed to clear",
+        ),
+    },
+    "stop": {
+        "rain": ("the rain has stopped", "the rain is gone", "the rain has been removed"),
+        "snowfall": ("the snow has stopped", "the falling snow is gone", "the falling snow has been removed"),
+        "fog": ("the fog has cleared", "the fog is gone", "the fog has been removed"), "clear": (),
+    },
+    "recolour": (
+        "the {kind} is {colour} now", "the {kind} has turned {colour}", "the {old_colour} {kind} is {colour} now",
+        "the {old_colour} {kind} has turned {colour}", "the colour of the {kind} is {colour} now",
+        "the {kind} has {a_colour} colour now", "the {kind} has been painted {colour}", "the {kind} has become {colour}",
+        "the colour of the {kind} has been changed to {colour}", "the {kind} has changed to {colour}",
+        "the {kind} has been given {a_colour} colour", "the {kind} has been colored {colour}",
+    ),
+    "replace": (
+        "the {old_kind} is {a_new} now", "the {old_kind} has turned into {a_new}", "{a_new} has replaced the {old_kind}",
+        "{a_new} is in place of the {old_kind} now", "there is {a_new} instead of the {old_kind} now",
+        "the {old_colour} {old_kind} has been replaced with {a_new}", "the {old_kind} has been swapped for {a_new}",
+        "the {old_kind} has been exchanged for {a_new}", "the {old_kind} has changed to {a_new}",
+        "{a_new} has been put in place of the {old_kind}",
+    ),
+    "add": (
+        "there is {a_thing} {spot} now", "{a_thing} has come {spot}", "{spot} there is {a_thing} now",
+        "{a_thing} has been put {spot}", "now there is {a_thing} {spot}", "{a_thing} has been added {spot}",
+        "{spot}, {a_thing} has been added", "{a_thing} has been inserted {spot}", "{a_thing} has been placed {spot}",
+        "{a_thing} has been drawn {spot}",
+    ),
+    "remove": (
+        "the {old_kind} is gone", "the {old_colour} {old_kind} is gone", "there is no {old_kind} now",
+        "the {old_kind} has disappeared", "the {old_kind} has been taken away", "it is without the {old_kind} now",
+        "the {old_kind} has been removed", "the {old_kind} has been deleted", "the {old_kind} has been erased",
+        "the {old_colour} {old_kind} has been removed", "the {old_kind} has been taken out",
+    ),
+}
 
 
 def instructions(kind: str, source, target) -> list[str]:
@@ -174,33 +228,54 @@ def instructions(kind: str, source, target) -> list[str]:
 
     Each, together with the source, says all of the target. ValueError for an unknown kind of edit.
     """
-    if kind == "time":
-        return [f.format(hour=hour, when=when, old_hour=HOURS[source.time][0])
-                for f in TIME for hour, when in zip(HOURS[target.time], WHEN[target.time])]
-    if kind == "setting":
-        return [f.format(noun=noun, where=where, old_noun=NOUNS[source.setting][0])
-                for f in SETTING for noun, where in zip(NOUNS[target.setting], WHERE[target.setting])]
-    if kind == "medium":
-        return [f.format(medium=name) for f in MEDIUM for name in MEDIUM_NAMES[target.medium]]
+    return _filled(INSTRUCTIONS, kind, source, target)
+
+
+def statements(kind: str, source, target) -> list[str]:
+    """All ways to tell of that edit as of something that has happened; none is a request."""
+    return _filled(STATEMENTS, kind, source, target)
+
+
+def _filled(forms: dict, kind: str, source, target) -> list[str]:
+    if kind == "stop" or kind not in forms:
+        raise ValueError(f"no kind of edit is called {kind!r}")
     if kind == "weather":
-        return [*WEATHER[target.weather], *(STOP[source.weather] if target.weather == "clear" else ())]
+        return [*forms[kind][target.weather], *(forms["stop"][source.weather] if target.weather == "clear" else ())]
+    return [form.format(**words) for form in forms[kind] for words in _words(kind, source, target)]
+
+
+def _words(kind: str, source, target) -> list[dict[str, str]]:
+    """What may stand for the words in braces."""
+    if kind == "time":
+        options = zip(HOURS[target.time], WHEN[target.time], strict=True)
+        return [dict(hour=hour, when=when, old_hour=HOURS[source.time][0]) for hour, when in options]
+    if kind == "setting":
+        options = zip(NOUNS[target.setting], WHERE[target.setting], strict=True)
+        return [dict(noun=noun, where=where, old_noun=NOUNS[source.setting][0]) for noun, where in options]
+    if kind == "medium":
+        return [dict(medium=name) for name in MEDIUM_NAMES[target.medium]]
     old, new = _change(source, target)
     if kind == "recolour":
-        words = dict(kind=old.kind, colour=new.colour, old_colour=old.colour, a_colour=a(new.colour))
-        return [f.format(**words) for f in RECOLOUR]
+        return [dict(kind=old.kind, colour=new.colour, old_colour=old.colour, a_colour=a(new.colour))]
     if kind == "replace":
         names = [f"{new.colour} {new.kind}"] + ([new.kind] * 2 if new.colour == old.colour else [])
-        return [f.format(old_kind=old.kind, old_colour=old.colour, a_new=a(name)) for f in REPLACE for name in names]
+        return [dict(old_kind=old.kind, old_colour=old.colour, a_new=a(name)) for name in names]
     if kind == "add":
-        return [f.format(a_thing=a(f"{new.size} {new.colour} {new.kind}"), spot=SPOTS[new.place]) for f in ADD]
-    if kind == "remove":
-        return [f.format(old_kind=old.kind, old_colour=old.colour) for f in REMOVE]
-    raise ValueError(f"no kind of edit is called {kind!r}")
+        return [dict(a_thing=a(f"{new.size} {new.colour} {new.kind}"), spot=SPOTS[new.place])]
+    return [dict(old_kind=old.kind, old_colour=old.colour)]
 
 
 def worded(kind: str, source, target, rng) -> str:
     """One of `instructions`, now and then with a capital letter or a full stop."""
-    options = instructions(kind, source, target)
+    return _one_of(instructions(kind, source, target), rng)
+
+
+def stated(kind: str, source, target, rng) -> str:
+    """One of `statements`, likewise."""
+    return _one_of(statements(kind, source, target), rng)
+
+
+def _one_of(options: list[str], rng) -> str:
     text = options[rng.integers(len(options))]
     style = rng.random()
     if style < 0.25:

@@ -110,17 +110,24 @@ class DiffusionTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What a language model of the tiny world reads."""
+
+    scenes: int = 4
+    """captions in a row that are each one change away from the one before"""
+    requests: float = 0.3
+    """share of texts that have no captions, but requests, each with what has happened then"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageTraining:
-    """A language model from nothing, on captions of the tiny world."""
+    """A language model from nothing, on texts of the tiny world."""
 
     model: LlamaConfig = field(default_factory=LlamaConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     length: int = 256
     """tokens a row"""
-    scenes: int = 5
-    """captions in a row that are each one change away from the one before"""
-    phrases: float = 0.8
-    """the chance that the words of this change stand between them"""
+    texts: Texts = field(default_factory=Texts)
     triplets: int = 700
     """of the tiny world's, whose words its pieces know too"""
 
@@ -139,7 +146,8 @@ class WriterTraining:
     length: int = 512
     """most tokens of a triplet"""
     rehearsed: int = 0
-    """rows of the tiny world's captions beside each batch, so that what was learnt from them is not unlearnt"""
+    """rows of the tiny world's texts beside each batch, so that what was learnt from them is not unlearnt"""
+    texts: Texts = field(default_factory=Texts)
     lora_rank: int = 0
     """0 trains all weights; else an addition of this rank to every linear layer, merged at saving"""
     lora_alpha: float | None = None
@@ -229,21 +237,20 @@ PRESETS = {
     "language": {
         "tiny": LanguageTraining(
             model=LlamaConfig(
-                vocab_size=640, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
+                vocab_size=768, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
             ),
             train=TrainConfig(
-                steps=2200,
-                batch_size=32,
-                learning_rate=2e-3,
+                steps=4800,
+                batch_size=16,
+                learning_rate=1e-3,
                 betas=(0.9, 0.98),
                 warmup=100,
                 decay="cosine",
                 ema=0.99,
-                save_every=200,
-                preview_every=500,
+                save_every=400,
+                preview_every=800,
             ),
             length=160,
-            scenes=4,
         ),
     },
     "writer": {

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from ..data.captions import Triplet, completion_text, prompt_text, read_triplets
-from ..data.grammar import read_answer, sample_triplet, sample_walk
+from ..data.grammar import read_answer, sample_requests, sample_triplet, sample_walk
 from ..loading import load_writer
 from ..models.llama import Llama
 from ..nn.lora import add_lora
 from ..pipeline.writer import Writer
 from ..text.pieces import Pieces
-from .config import HELD_OUT, LanguageTraining, WriterTraining
+from .config import HELD_OUT, LanguageTraining, Texts, WriterTraining
 from .parts import take_part, write_parts
 
 WORKED_ON = ("q", "k", "v", "out", "gate", "up", "down")
@@ -44,16 +44,15 @@ def make_language(config: LanguageTraining, init_from: Sequence[str | Path] = ()
 
 
 def begin(model: Llama) -> None:
-    """Random weights to learn from: what a layer adds to the tokens' own vectors is the less the more layers there are.
+    """Random weights to learn from: at first every layer adds nothing to what the tokens are.
 
-    As in GPT-2 (Radford et al. 2019, section 2.3). With larger additions a small model never learnt to copy what kind a
-    thing is.
+    What layers of random weights add drowns a small model's tokens, and it takes long to learn what kind a thing is.
     """
     for name, weight in model.named_parameters():
-        if weight.ndim == 2:
-            std = weight.shape[1] ** -0.5
-            residual = name.endswith(("attention.out.weight", "down.weight"))
-            nn.init.normal_(weight, std=std / (2 * len(model.layers)) ** 0.5 if residual else std)
+        if name.endswith(("attention.out.weight", "down.weight")):
+            nn.init.zeros_(weight)
+        elif weight.ndim == 2:
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
 
 def make_writer(config: WriterTraining, init_from: Sequence[str | Path] = ()) -> "WriterStage":
@@ -85,32 +84,32 @@ def own_triplets(n: int, seed: int = 0) -> list[Triplet]:
 def learn_pieces(size: int, triplets: int) -> Pieces:
     """The tiny world's pieces, learnt from captions and from the triplets that the writer is trained on."""
     rng = np.random.default_rng(0)
-    texts = [line for _ in range(2000) for line in sample_walk(rng, 2, phrases=0.5)]
+    texts = [line for _ in range(2000) for line in sample_walk(rng, 2)]
     for each in own_triplets(triplets):
-        texts += [each.input, each.edit, each.output]
+        texts += [each.input, each.output, *[each.edit] * 5]  # so that words of instructions are pieces, too
     return Pieces.learn(texts, size)
 
 
-def caption_rows(
-    pieces: Pieces, n: int, length: int, rng: np.random.Generator, *, scenes: int = 4, phrases: float = 0.8
-) -> Rows:
-    """n rows of `length` tokens, filled with walks (`sample_walk`), a line each caption or phrase."""
+def text_rows(pieces: Pieces, n: int, length: int, rng: np.random.Generator, texts: Texts) -> Rows:
+    """n rows of `length` tokens, filled with walks (`sample_walk`) and lists of requests (`sample_requests`)."""
     rows = []
     for _ in range(n):
         text: list[int] = []
         while len(text) < length:
-            walk = "\n".join(sample_walk(rng, scenes, phrases=phrases))
-            text += [pieces.bos, *pieces.encode(walk), pieces.eos]
+            asks = rng.random() < texts.requests
+            lines = sample_requests(rng, 2 * texts.scenes) if asks else sample_walk(rng, texts.scenes)
+            text += [pieces.bos, *pieces.encode("\n".join(lines)), pieces.eos]
         rows.append(text[:length])
     tokens = torch.tensor(rows)
     return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
 
 class LanguageStage:
-    """Captions of scenes, each one change away from the one before, a line each: the loss is the next token's.
+    """Texts of the tiny world, a sentence a line: the loss is the next token's.
 
-    Between two of them stands, as a rule, the phrase by which they differ ("at night"): from these the model learns to
-    look up what words of a caption another line is about. No line is an instruction.
+    Some tell of scenes, each one change away from the one before, with what has happened between the two ("the rain has
+    stopped"); others of requests, each with what has happened then. So the model learns what the words mean, as one
+    knows that has read much. It never sees a request beside a caption: that is the writer's task, learnt from triplets.
     """
 
     def __init__(self, config: LanguageTraining, model: Llama, pieces: Pieces):
@@ -119,7 +118,7 @@ class LanguageStage:
     def batch(self, step: int) -> Rows:
         c = self.config
         rng = np.random.default_rng([c.train.seed, step])
-        return caption_rows(self.pieces, c.train.batch_size, c.length, rng, scenes=c.scenes, phrases=c.phrases)
+        return text_rows(self.pieces, c.train.batch_size, c.length, rng, c.texts)
 
     def loss(self, module: Llama, batch: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         tokens, told = (each.to(module.token.weight.device) for each in batch)
@@ -168,7 +167,7 @@ class WriterStage(LanguageStage):
         return row, len(asked)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The step's share of the triplets, epoch after epoch, each in its own order; then captions to rehearse."""
+        """The step's share of the triplets, epoch after epoch, each in its own order; then texts to rehearse."""
         n, places = len(self.rows), np.arange(self.config.train.batch_size) + step * self.config.train.batch_size
         orders = {e: np.random.default_rng([self.config.train.seed, e]).permutation(n) for e in set(places // n)}
         chosen = [self.rows[orders[place // n][place % n]] for place in places]
@@ -177,7 +176,7 @@ class WriterStage(LanguageStage):
         where, c = torch.arange(longest), self.config
         told = torch.stack([(where >= asked) & (where < len(row)) for row, asked in chosen])
         rng = np.random.default_rng([c.train.seed, step, 1])
-        return torch.stack(rows), told, *(caption_rows(self.pieces, c.rehearsed, c.length, rng) if c.rehearsed else ())
+        return torch.stack(rows), told, *(text_rows(self.pieces, c.rehearsed, c.length, rng, c.texts) if c.rehearsed else ())
 
     def loss(self, module: Llama, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         loss, figures = super().loss(module, batch[:2])
