@@ -12,11 +12,12 @@ from minip2p.data.captions import completion_text, prompt_text
 from minip2p.data.grammar import REASONS, why_not
 from minip2p.data.scenes import EDIT_KINDS
 from minip2p.evaluation import instructions
-from minip2p.evaluation.instructions import MANY, held_out_triplets, judge, judge_writer, table
+from minip2p.evaluation.instructions import MANY, held_out_triplets, ask_again, judge, judge_writer, table
 from minip2p.text.generate import Completion
 
 N = 60
 TRIPLETS = held_out_triplets(N)
+ASKED = [prompt_text(t.input) for t in TRIPLETS]
 
 
 class Fake:
@@ -33,13 +34,14 @@ class Fake:
     def completions(self, prompts, sampling, *, seeds, batch_size):
         self.prompts, self.sampling, self.seeds, self.batch_size = list(prompts), sampling, list(seeds), batch_size
         for i in reversed(range(len(prompts))):  # they come as they get finished
-            text = self.answer(i, TRIPLETS[i]).split("\nEND")[0]
+            number = ASKED.index(prompts[i])
+            text = self.answer(number, TRIPLETS[number]).split("\nEND")[0]
             yield i, Completion(text, (), "stop")
 
 
-def counts(judged) -> dict[str, list[str]]:
+def counts(judged, again=()) -> dict[str, list[str]]:
     """The table's cells by their first."""
-    rows = [row.strip("| ").split("|") for row in table(judged).splitlines() if row.startswith("|")]
+    rows = [row.strip("| ").split("|") for row in table(judged, again).splitlines() if row.startswith("|")]
     cells = [[cell.strip() for cell in row] for row in rows]
     return {first: rest for first, *rest in cells}
 
@@ -50,7 +52,7 @@ def test_the_truth_is_valid_and_agrees():
     assert all(j.valid and j.agrees and j.reason is None for j in judged)
     assert [j.parts for j in judged] == [(t.edit, t.output) for t in TRIPLETS]
     found = counts(judged)
-    assert found[str(N)] == ["100.0%"] * 3 and set(found) & set(EDIT_KINDS) and MANY not in found
+    assert found["first"] == [str(N), *["100.0%"] * 3] and set(found) & set(EDIT_KINDS) and MANY not in found
     assert sum(int(found[kind][0]) for kind in EDIT_KINDS if kind in found) == N
     assert "valid, does not agree" not in found and "not valid" not in found
 
@@ -63,6 +65,18 @@ def test_the_writer_is_asked_as_it_was_trained_and_as_often_as_said():
     assert writer.sampling.stop == ("\nEND",) and writer.batch_size == 3 and told == list(range(1, 10))
     longest = max(len(prompt.split()) for prompt in writer.prompts)
     assert writer.sampling.max_tokens == 200 - longest, "what the model has room for"
+
+
+def test_what_is_not_valid_is_asked_for_again_and_nothing_else():
+    judged = judge_writer(Fake(answer), N)
+    writer = Fake()
+    again = ask_again(writer, judged, retries=1, seed=5)
+    assert writer.prompts == [prompt_text(j.caption) for j in judged if not j.valid]
+    assert writer.seeds == [5 + N + i for i, j in enumerate(judged) if not j.valid]
+    assert all(b.agrees if not a.valid else b == a for a, b in zip(judged, again, strict=True))
+    assert counts(judged, again)["as minip2p write asks"] == [str(N), "100.0%", "66.7%", "66.7%"]
+    never = Fake(lambda i, triplet: "")
+    assert not any(j.valid for j in ask_again(never, judge_writer(never, 4), retries=3))
 
 
 def test_held_out_captions_are_the_same_for_any_number():
@@ -94,7 +108,7 @@ def test_right_wrong_and_malformed_answers_are_counted():
     assert [j.agrees for j in judged] == [True, False, False, False, False, False] * 10
     assert all((j.kind is None) == (not j.valid) for j in judged)
     found = counts(judged)
-    assert found["60"] == ["50.0%", "16.7%", "33.3%"]
+    assert found["first"] == ["60", "50.0%", "16.7%", "33.3%"]
     assert {name: found[name] for name in reasons[1:]} == {name: ["10"] for name in reasons[1:]}
     assert found[MANY] == ["10", "0.0%"] and found["not valid"] == found["valid, does not agree"] == ["number"]
     for kind in EDIT_KINDS:
@@ -126,7 +140,7 @@ def test_the_table_shows_examples_with_what_is_wrong():
 def test_a_writer_that_never_answers_well_has_a_table_too():
     judged = judge_writer(Fake(lambda i, triplet: "\n"), 5)
     found = counts(judged)
-    assert found["5"] == ["0.0%", "0.0%", "-"] and found["1 parts in place of 2"] == ["5"]
+    assert found["first"] == ["5", "0.0%", "0.0%", "-"] and found["1 parts in place of 2"] == ["5"]
     assert "kind of change" not in found
 
 
@@ -143,8 +157,10 @@ def test_the_command_prints_the_table(monkeypatch, capsys):
     words = ["--of", "instructions", "--number", str(N), "--weights", "x", "--device", "cpu", "--seed", "3"]
     assert main(["judge", *words, "--temperature", "0"]) == 0
     assert loaded == [(("x",), {"device": "cpu", "dtype": "float32"})]
-    assert writer.seeds[0] == 3 and writer.sampling.temperature == 0
-    assert capsys.readouterr().out == table(judge_writer(Fake(answer), N)) + "\n"
+    assert writer.seeds[0] == 3 + 3 * N + 2 and writer.sampling.temperature == 0, 'the third time, of the first not valid'
+    writer = Fake(answer)
+    judged = judge_writer(writer, N, seed=3)
+    assert capsys.readouterr().out == table(judged, ask_again(writer, judged, seed=3)) + "\n"
 
 
 @pytest.mark.parametrize(

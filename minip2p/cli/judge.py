@@ -173,15 +173,13 @@ def _readings(options: Options, number: int, steps: int, show: Show) -> Judged:
 
 
 def _instructions(options: Options, number: int, steps: int, show: Show) -> Judged:
-    from ..evaluation.instructions import judge_writer, table
+    from ..evaluation.instructions import ask_again, judge_writer, table
     from ..loading import load_writer
 
     writer = load_writer(options.weights, device=options.device, dtype=options.dtype)
-    judged = judge_writer(
-        writer, number, seed=options.seed, temperature=options.temperature,
-        on_done=lambda done: show(SimpleNamespace(done=done, total=number)),
-    )  # fmt: skip
-    return table(judged), None
+    how = {"seed": options.seed, "temperature": options.temperature}
+    judged = judge_writer(writer, number, on_done=lambda done: show(SimpleNamespace(done=done, total=number)), **how)
+    return table(judged, ask_again(writer, judged, **how)), None
 
 
 JUDGES = {

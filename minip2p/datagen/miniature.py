@@ -48,7 +48,7 @@ class Recipe:
 
     captions: int = 2000
     seed: int = 0
-    writing: write.Settings = field(default_factory=lambda: write.Settings(max_tokens=128))
+    writing: write.Settings = field(default_factory=lambda: write.Settings(max_tokens=128, temperature=0.5))
     painting: pairs.Settings = field(
         default_factory=lambda: pairs.Settings(
             samples=4, batch_pairs=4, steps=20, share=(0.1, 0.5), scale=(2.0, 4.0), most=4,

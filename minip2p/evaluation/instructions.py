@@ -70,12 +70,34 @@ def judge_writer(
     """
     check_counts(n=n)
     captions = [triplet.input for triplet in held_out_triplets(n)]
+    return _ask(writer, captions, range(seed, seed + n), temperature, batch_size, on_done)
+
+
+def ask_again(
+    writer: Writer, judged: Sequence[Judged], *, retries: int = 3, seed: int = 0, temperature: float = 0.7,
+    batch_size: int = 16,
+) -> list[Judged]:
+    """The answers as `minip2p write` comes by them: what is not valid is asked for again, up to `retries` times."""
+    judged = list(judged)
+    for attempt in range(1, 1 + retries):
+        again = [i for i, each in enumerate(judged) if not each.valid]
+        seeds = [seed + attempt * len(judged) + i for i in again]
+        answers = _ask(writer, [judged[i].caption for i in again], seeds, temperature, batch_size) if again else []
+        for i, answer in zip(again, answers, strict=True):
+            judged[i] = answer
+    return judged
+
+
+def _ask(
+    writer: Writer, captions: Sequence[str], seeds: Sequence[int], temperature: float, batch_size: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Judged]:
     prompts = [prompt_text(caption) for caption in captions]
     room = writer.config.max_length - max(map(writer.tokens, prompts))
     most = max(1, min(256, room))
     sampling = Sampling(temperature=temperature, frequency_penalty=0.1, max_tokens=most, stop=(STOP,))
     texts: dict[int, str] = {}
-    for i, completion in writer.completions(prompts, sampling, seeds=range(seed, seed + n), batch_size=batch_size):
+    for i, completion in writer.completions(prompts, sampling, seeds=seeds, batch_size=batch_size):
         texts[i] = completion.text
         if on_done:
             on_done(len(texts))
@@ -88,19 +110,20 @@ def judge(caption: str, completion: str) -> Judged:
     return Judged(caption=caption, completion=completion, parts=parts, reason=reason)
 
 
-def table(judged: Sequence[Judged]) -> str:
+def table(judged: Sequence[Judged], again: Sequence[Judged] = ()) -> str:
     """As Markdown: how many are valid and agree, by kind of change, why the others are not, and some examples.
 
-    ValueError for none.
+    again: the same captions' answers after `ask_again`, for a line in the first table. ValueError for none.
     """
     if not judged:
         raise ValueError("no answer was judged; expected at least one")
-    n, valid, right = len(judged), sum(j.valid for j in judged), sum(j.agrees for j in judged)
-    of_valid = f"{right / valid:.1%}" if valid else "-"
-    rows = ["| captions | valid | agree | agree, of the valid |\n|---|---|---|---|"]
-    rows.append(f"| {n} | {valid / n:.1%} | {right / n:.1%} | {of_valid} |")
+    rows = ["| answers | captions | valid | agree | agree, of the valid |\n|---|---|---|---|---|"]
+    for name, answers in {"first": judged, "as minip2p write asks": again}.items():
+        n, valid, right = len(answers), sum(j.valid for j in answers), sum(j.agrees for j in answers)
+        of_valid = f"{right / valid:.1%}" if valid else "-"
+        rows += [f"| {name} | {n} | {valid / n:.1%} | {right / n:.1%} | {of_valid} |"] if n else []
     kinds, agreeing = (Counter(j.kind for j in judged if fine(j)) for fine in (lambda j: j.valid, lambda j: j.agrees))
-    if valid:
+    if any(j.valid for j in judged):
         rows.append("\n| kind of change | valid | agree |\n|---|---|---|")
     for kind in (*EDIT_KINDS, MANY):
         if kinds[kind]:

@@ -240,7 +240,7 @@ PRESETS = {
                 vocab_size=768, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
             ),
             train=TrainConfig(
-                steps=4800,
+                steps=8000,
                 batch_size=16,
                 learning_rate=1e-3,
                 betas=(0.9, 0.98),
@@ -257,7 +257,7 @@ PRESETS = {
         "tiny": WriterTraining(
             train=TrainConfig(
                 batch_size=16,
-                learning_rate=1e-3,
+                learning_rate=7e-4,
                 betas=(0.9, 0.98),
                 warmup=20,
                 decay="cosine",
@@ -266,7 +266,7 @@ PRESETS = {
                 save_every=200,
                 preview_every=200,
             ),
-            epochs=14,
+            epochs=8,
             length=200,
             rehearsed=8,
         ),
