@@ -235,6 +235,16 @@ def override(config: Any, *words: str) -> Any:
     return from_dict(type(config), values)
 
 
+def words_of(config: Any, path: str = "") -> dict[str, Any]:
+    """Dotted name -> value of everything in a config: what `override` sets."""
+    words = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        nested = dataclasses.is_dataclass(value)
+        words |= words_of(value, f"{path}{each.name}.") if nested else {path + each.name: value}
+    return words
+
+
 PRESETS: dict[str, Config] = {
     "sd15": Config(),
     "pix2pix": Config(unet=UNetConfig(in_channels=8)),

@@ -60,7 +60,7 @@ def load(
         checkpoints.assign(network, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
         if inference:
             prepare(network)
-    tokenizer = _tokenizer(loaded, c.text, tokenizer)
+    tokenizer = tokenizer_of(loaded, c.text, tokenizer)
     return Pipeline(*networks.values(), tokenizer, c, provenance=loaded.provenance, notes=tuple(loaded.notes))
 
 
@@ -75,7 +75,7 @@ def load_clip(
         clip = CLIP(loaded.config)
     tensors, names = loaded.joined(), loaded.joined_names()
     checkpoints.assign(clip, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
-    clip.tokenizer = _tokenizer(loaded, loaded.config.text)
+    clip.tokenizer = tokenizer_of(loaded, loaded.config.text)
     return prepare(clip)
 
 
@@ -216,7 +216,7 @@ def _pieces(loaded: checkpoints.Loaded) -> Pieces:
     return Pieces.from_file(loaded.tokenizer / "tokenizer.model")
 
 
-def _tokenizer(loaded: checkpoints.Loaded, text, given: Tokenizer | str | PathLike | None = None) -> Tokenizer:
+def tokenizer_of(loaded: checkpoints.Loaded, text, given: Tokenizer | str | PathLike | None = None) -> Tokenizer:
     """The given tokenizer, else the checkpoint's, else CLIP's own; checked against the text encoder."""
     found = loaded.tokenizer if given is None else given
     if isinstance(found, dict):

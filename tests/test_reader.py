@@ -18,7 +18,8 @@ from minip2p.data.scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES, Thing, r
 from minip2p.evaluation.reader import Read, Reading, held_out_scenes, judge_reader, read, report, right, share, table
 from minip2p.models.reader import Answers, Reader
 from minip2p.models.vae import AutoencoderKL
-from minip2p.training.config import HELD_OUT, PRESETS, ReaderTraining
+from minip2p.training.config import HELD_OUT, ReaderTraining
+from minip2p.training.presets import PRESETS
 from minip2p.training.parts import write_parts
 from minip2p.training.reader import ReaderStage, answers, roughen
 from minip2p.training.vae import pixels

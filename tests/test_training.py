@@ -16,11 +16,13 @@ from minip2p.config import Config, PRESETS as MODELS, override
 from minip2p.data.scenes import instructions
 from minip2p.models.vae import AutoencoderKL
 from minip2p.training import loop, recipe
-from minip2p.training.config import PRESETS, TrainConfig
-from minip2p.training.diffusion import change, dropout
+from minip2p.training.config import TrainConfig
+from minip2p.training.diffusion import change
+from minip2p.training.draws import dropout, place
 from minip2p.training.ema import EMA
 from minip2p.training.latents import BACKWARDS, encode_edits
 from minip2p.training.parts import write_parts
+from minip2p.training.presets import PRESETS
 from minip2p.training.recipe import make_stage, saved_config, start
 
 FEW = (
@@ -44,6 +46,11 @@ THIN = {
 }  # fmt: skip
 PICTURES = tuple(name for name in PRESETS if name not in ("language", "writer"))
 """the stages that draw; test_training_writer.py has the others"""
+def same(a, b):
+    """Whether two batches are."""
+    return all(torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in zip(vars(a).values(), vars(b).values()))
+
+
 NEED_VAE = ("reader", "editor", "painter")
 
 
@@ -77,7 +84,7 @@ def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
     logs = finish(name, config, tmp_path / "halves", vae_file, resume=True)
     assert [log.step for log in logs if "loss" in log.figures] == [4, 6]
 
-    whole, halves = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "halves"))
+    whole, halves = (torch.load(tmp_path / run / "state/00000006.pt", weights_only=True) for run in ("whole", "halves"))
     assert whole["step"] == halves["step"] == 6 and whole["updates"] == 6
     for part in ("model", "ema"):
         assert all(torch.equal(whole[part][key], halves[part][key]) for key in whole[part])
@@ -88,10 +95,10 @@ def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
 def test_a_run_trains_and_leaves_what_it_says(name, tmp_path, vae_file):
     logs = finish(name, config_of(name), tmp_path, vae_file)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert len(lines) == len(logs) and lines[-2]["pictures"] == 24 and {"loss", "grad_norm", "lr"} <= set(lines[0])
+    assert len(lines) == len([log for log in logs if log.figures]) and lines[-2]["pictures"] == 24 and {"loss", "grad_norm", "lr"} <= set(lines[0])
     assert saved_config(name, tmp_path) == config_of(name)
-    assert (tmp_path / "preview-000006.png").exists() and not list(tmp_path.glob("*.part"))
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (tmp_path / "samples/000006.png").exists() and not list(tmp_path.glob("*.part"))
+    state = torch.load(tmp_path / "state/00000006.pt", weights_only=True)
     assert not all(torch.equal(state["model"][k], state["ema"][k]) for k in state["model"]), "the average lags behind"
 
 
@@ -144,28 +151,31 @@ def test_the_editors_loss_is_the_denoisers(tmp_path, vae_file):
     nn.init.normal_(stage.module["unet"].conv_out.weight)
     batch = stage.batch(0)
     loss, _ = stage.loss(stage.module, batch)
-    sigma = batch["sigma"].float().reshape(-1, 1, 1, 1)
-    z = (batch["z0"] + sigma * batch["noise"]) / (sigma**2 + 1) ** 0.5
-    text = stage.module["text"](stage.tokenizer(batch["texts"]))
-    f = stage.module["unet"](torch.cat([z, batch["image"]], dim=1), stage.schedule.t(batch["sigma"]), text)
-    v = (batch["noise"] - sigma * batch["z0"]) / (sigma**2 + 1) ** 0.5
-    assert torch.allclose(loss, ((1 + 3.0 * batch["change"]) * (f - v) ** 2).mean(), rtol=1e-5)
+    sigma, (image, mean, std) = batch.sigma.float().reshape(-1, 1, 1, 1), batch.latents.unbind(1)
+    scale = stage.pipe.config.vae.scaling_factor
+    z0 = scale * (mean + std * batch.posterior)
+    z = (z0 + sigma * batch.noise) / (sigma**2 + 1) ** 0.5
+    text = stage.module["text"](stage.pipe.tokenizer(batch.texts))
+    f = stage.module["unet"](torch.cat([z, image], dim=1), stage.schedule.t(batch.sigma), text)
+    v = (batch.noise - sigma * z0) / (sigma**2 + 1) ** 0.5
+    assert torch.allclose(loss, ((1 + 3.0 * change(image, mean, scale)) * (f - v) ** 2).mean(), rtol=1e-5)
 
 
 def test_the_painters_loss_is_the_denoisers_and_its_captions_open_up(tmp_path, vae_file):
     stage = make_stage("painter", config_of("painter", "told_in_full=2", "dropout=0.0"), tmp_path, [vae_file])
+    world, = stage.examples.sets
     for step, full in ((1, True), (2, False)):
         batch = stage.batch(step)
-        rng = np.random.default_rng([0, step])
-        rows = [stage.data[i] for i in rng.integers(len(stage.data), size=4)]
-        assert [text == edit.target.caption for text, (edit, *_) in zip(batch["texts"], rows, strict=True)] == [full] * 4
-        assert batch["image"] is None
+        edits = [world.edits[place(0, 0, 4 * step + i, len(world))][0] for i in range(4)]
+        assert [text == edit.target.caption for text, edit in zip(batch.texts, edits, strict=True)] == [full] * 4
     loss, _ = stage.loss(stage.module, batch)
-    sigma = batch["sigma"].float().reshape(-1, 1, 1, 1)
-    z = (batch["z0"] + sigma * batch["noise"]) / (sigma**2 + 1) ** 0.5
-    f = stage.module["unet"](z, stage.schedule.t(batch["sigma"]), stage.module["text"](stage.tokenizer(batch["texts"])))
-    v = (batch["noise"] - sigma * batch["z0"]) / (sigma**2 + 1) ** 0.5
-    assert torch.allclose(loss, ((1 + 3.0 * batch["change"]) * (f - v) ** 2).mean(), rtol=1e-5)
+    sigma, (image, mean, std) = batch.sigma.float().reshape(-1, 1, 1, 1), batch.latents.unbind(1)
+    scale = stage.pipe.config.vae.scaling_factor
+    z0 = scale * (mean + std * batch.posterior)
+    z = (z0 + sigma * batch.noise) / (sigma**2 + 1) ** 0.5
+    f = stage.module["unet"](z, stage.schedule.t(batch.sigma), stage.module["text"](stage.pipe.tokenizer(batch.texts)))
+    v = (batch.noise - sigma * z0) / (sigma**2 + 1) ** 0.5
+    assert torch.allclose(loss, ((1 + 3.0 * change(image, mean, scale)) * (f - v) ** 2).mean(), rtol=1e-5)
 
 
 def test_the_painter_that_is_left_paints(tmp_path, vae_file):
@@ -194,19 +204,27 @@ def test_a_batch_is_a_function_of_its_step(tmp_path, vae_file):
     a, b = (make_stage("editor", config_of("editor"), tmp_path / x, [vae_file]) for x in "ab")
     for step in (0, 5):
         x, y = a.batch(step), b.batch(step)
-        assert x["texts"] == y["texts"] and all(
-            torch.equal(x[k], y[k]) for k in ("image", "z0", "noise", "sigma")
-        )
-    assert not torch.equal(a.batch(0)["noise"], a.batch(1)["noise"])
+        assert same(x, y)
+    assert not torch.equal(a.batch(0).noise, a.batch(1).noise)
+
+
+@pytest.mark.parametrize("name", ["editor", "painter"])
+def test_a_part_of_a_batch_is_what_the_whole_has_there(name, tmp_path, vae_file):
+    stage = make_stage(name, config_of(name, "train.batch_size=7"), tmp_path, [vae_file])
+    whole = stage.batch(3)
+    parts = [stage.batch(3, rows) for rows in (range(0, 2), range(2, 5), range(5, 7))]
+    assert [text for part in parts for text in part.texts] == whole.texts
+    for tensor in ("latents", "keep", "posterior", "noise", "sigma"):
+        assert torch.equal(torch.cat([getattr(part, tensor) for part in parts]), getattr(whole, tensor))
 
 
 def test_latents_are_read_back_and_edits_go_both_ways(tmp_path, vae_file):
     stage = make_stage("editor", config_of("editor"), tmp_path, [vae_file])
     options = dict(sources=3, per_source=2, size=64, seed=0)
     written = (tmp_path / "latents.safetensors").stat().st_mtime_ns
-    again = encode_edits(stage.vae, tmp_path / "latents.safetensors", **options)
+    again = encode_edits(stage.pipe.vae, tmp_path / "latents.safetensors", **options)
     assert (tmp_path / "latents.safetensors").stat().st_mtime_ns == written
-    assert torch.equal(again.mean, stage.data.mean) and len(again) == 12
+    assert torch.equal(again.mean, stage.examples.sets[0].edits.mean) and len(again) == 12
     for i in range(0, 12, 2):
         (there, source, (target, _)), (back, source_2, (target_2, _)) = again[i], again[i + 1]
         assert torch.equal(source, target_2) and torch.equal(target, source_2)
@@ -214,7 +232,7 @@ def test_latents_are_read_back_and_edits_go_both_ways(tmp_path, vae_file):
             there.kind, there.kind
         )
         assert len(instructions(back.kind, back.source, back.target)) >= 5
-    assert encode_edits(stage.vae, tmp_path / "latents.safetensors", **options | {"seed": 1}).edits != again.edits
+    assert encode_edits(stage.pipe.vae, tmp_path / "latents.safetensors", **options | {"seed": 1}).edits != again.edits
 
 
 @settings(max_examples=30, deadline=None)
@@ -236,20 +254,24 @@ def test_change_is_where_the_latents_differ():
     a = torch.randn(2, 4, 3, 3)
     b = a.clone()
     b[0, :, 1, 2] += 5
-    where = change(a, b)
+    where = change(a, b, 1.0)
     assert where.shape == (2, 1, 3, 3) and where[0, 0, 1, 2] > 0.8 and where.count_nonzero() == 1
 
 
-def test_ema_follows_the_formula():
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_ema_follows_the_formula(on_cpu):
     model = nn.Linear(2, 1)
-    ema, expected = EMA(model, 0.9), model.weight.detach().clone()
+    ema, expected = EMA(model, 0.9, on_cpu), model.weight.detach().clone()
     for n in range(1, 200):
         with torch.no_grad():
             model.weight.normal_()
-        ema.update(model)
+        ema.update()
         decay = min(0.9, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    assert torch.allclose(ema.module.weight, expected, atol=1e-6) and not ema.module.weight.requires_grad
+    last = model.weight.detach().clone()
+    with ema.applied():
+        assert torch.allclose(model.weight, expected, atol=1e-6)
+    assert torch.equal(model.weight, last) and not torch.allclose(last, expected)
 
 
 @given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["constant", "cosine"]))
@@ -269,10 +291,10 @@ def test_times_lean_to_noise_as_asked(tmp_path, vae_file):
         stage = make_stage(
             "editor", config_of("editor", f"noise_power={power}", "train.batch_size=2000"), tmp_path, [vae_file]
         )
-        assert abs(float(stage.schedule.t(stage.batch(0)["sigma"]).mean()) / 999 - mean) < 0.02
+        assert abs(float(stage.schedule.t(stage.batch(0).sigma).mean()) / 999 - mean) < 0.02
 
 
-@pytest.mark.parametrize("missing", ["state.pt", "config.json"])
+@pytest.mark.parametrize("missing", ["state", "config.json"])
 def test_resuming_what_is_not_there_names_the_other_way(missing, tmp_path):
     with pytest.raises(ValueError, match="--init-from"):
         saved_config("vae", tmp_path) if missing == "config.json" else start(
@@ -286,13 +308,13 @@ def test_weights_of_another_shape_are_refused(tmp_path, vae_file):
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "state.pt"
+    path = tmp_path / "00000006.pt"
     path.write_text("old")
 
     def fail(part):
         part.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="state.pt"):
+    with pytest.raises(OSError, match="00000006.pt"):
         replace_file(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -19,9 +19,10 @@ from minip2p.data.captions import Triplet, completion_text, prompt_text
 from minip2p.data.grammar import agrees, parse_caption
 from minip2p.nn.lora import merged
 from minip2p.pipeline import Writer
-from minip2p.training.config import PRESETS, WriterTraining
+from minip2p.training.config import WriterTraining
+from minip2p.training.presets import PRESETS
 from minip2p.training.recipe import make_stage, start
-from minip2p.training.writer import LanguageStage, WriterStage, own_triplets, settled
+from minip2p.training.writer import LanguageStage, WriterStage, epochs_as_steps, own_triplets
 
 FEW = (
     "train.steps=6", "train.batch_size=4", "train.warmup=2", "train.log_every=2", "train.save_every=3",
@@ -250,12 +251,12 @@ def test_a_stopped_run_continues_to_the_same_bits(words, tmp_path, language_file
         if log.step == 4:  # the state of step 3 is on disk; step 4 is lost
             break
     list(start("writer", config, tmp_path / "halves", resume=True))
-    whole, halves = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "halves"))
+    whole, halves = (torch.load(tmp_path / run / "state/00000006.pt", weights_only=True) for run in ("whole", "halves"))
     assert whole["step"] == halves["step"] == 6
     for part in ("model", "ema"):
         assert all(torch.equal(whole[part][key], halves[part][key]) for key in whole[part])
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "halves/model.safetensors").read_bytes()
-    told, again = (tmp_path / run / "preview-000006.txt" for run in ("whole", "halves"))
+    told, again = (tmp_path / run / "samples/000006.txt" for run in ("whole", "halves"))
     assert told.read_bytes() == again.read_bytes()
 
 
@@ -264,14 +265,14 @@ def test_what_is_left_is_the_average_merged(words, tmp_path, language_file, data
     base = minip2p.load_writer(language_file)
     config = config_of(f"data={data_file}", "train.learning_rate=0.02", *words)
     logs = list(start("writer", config, tmp_path, init_from=[language_file]))
-    assert set(logs[-1].figures) == {"valid"}, "of other captions than the tiny world's no one knows what is right"
+    assert set(logs[-1].figures) == {"step", "pictures", "valid"}, "of other captions than the tiny world's no one knows what is right"
     left = minip2p.load_writer(tmp_path / "model.safetensors")
     assert left.pieces == base.pieces and left.config == base.config
     assert left.provenance["training"]["data"] == str(data_file)
 
     stage = make_stage("writer", config, tmp_path, [language_file])
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    stage.module.load_state_dict(state["ema"])
+    state = torch.load(max((tmp_path / "state").iterdir()), weights_only=True)
+    stage.module.load_state_dict(state["model"] | state["ema"])
     tokens = torch.randint(3, 300, (3, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         mine, theirs = stage.module(tokens), left.model(tokens)
@@ -290,7 +291,7 @@ def test_loss_falls_and_the_shown_captions_are_the_datas(tmp_path, language_file
     logs = list(start("writer", config_of(f"data={data_file}", *words), tmp_path, init_from=[language_file]))
     losses = [log.figures["loss"] for log in logs if "loss" in log.figures]
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
-    told = (tmp_path / "preview-000060.txt").read_text(encoding="utf-8")
+    told = (tmp_path / "samples/000060.txt").read_text(encoding="utf-8")
     assert all(prompt_text(t.input) in told for t in TRIPLETS)
 
 
@@ -298,7 +299,7 @@ def test_the_language_model_goes_on_with_a_caption_and_a_writer_starts_from_it(t
     config = override(PRESETS["language"]["tiny"], *FEW, *THIN)
     logs = list(start("language", config, tmp_path / "language"))
     assert logs[-1].figures["held_out_loss"] > 0
-    assert (tmp_path / "language/preview-000006.txt").read_text(encoding="utf-8").count("\n") >= 2
+    assert (tmp_path / "language/samples/000006.txt").read_text(encoding="utf-8").count("\n") >= 2
     stage = make_stage("writer", config_of(), tmp_path, [tmp_path / "language/model.safetensors"])
     left = minip2p.load_writer(tmp_path / "language/model.safetensors").model.state_dict()
     assert all(torch.equal(tensor, left[name]) for name, tensor in stage.module.state_dict().items())
@@ -309,8 +310,8 @@ def test_a_run_on_the_tiny_world_tells_what_is_right_and_leaves_its_start_as_it_
     before = language_file.read_bytes()
     config = config_of("train.learning_rate=0.1", "train.steps=1", "length=100")
     logs = list(start("writer", config, tmp_path, init_from=[language_file]))
-    assert logs[-1].figures == {"valid": 0.0, "right": 0.0}, "after one step it only babbles"
-    assert (tmp_path / "preview-000001.txt").read_text(encoding="utf-8").count("\n##\n") == 64
+    assert logs[-1].figures.items() >= {"valid": 0.0, "right": 0.0}.items(), "after one step it only babbles"
+    assert (tmp_path / "samples/000001.txt").read_text(encoding="utf-8").count("\n##\n") == 64
     assert language_file.read_bytes() == before
 
 
@@ -331,7 +332,7 @@ def test_a_language_model_is_asked_for(make, tmp_path):
 def test_steps_follow_from_epochs():
     def steps(**how) -> int:
         words = [f"{name}={value}" for name, value in how.items()]
-        return settled(override(WriterTraining(), "train.batch_size=8", *words)).train.steps
+        return epochs_as_steps(override(WriterTraining(), "train.batch_size=8", *words)).train.steps
 
     assert steps() == 88, "700 triplets in batches of 8, begun ones counted"
     assert steps(triplets=16) == 2 and steps(triplets=17) == 3 and steps(triplets=17, epochs=2.5) == 6
@@ -339,7 +340,7 @@ def test_steps_follow_from_epochs():
 
 
 def test_steps_follow_from_the_tables_length(data_file):
-    assert settled(config_of(f"data={data_file}", "epochs=3")).train.steps == 4
+    assert epochs_as_steps(config_of(f"data={data_file}", "epochs=3")).train.steps == 4
 
 
 @pytest.mark.parametrize("word", ["triplets=0", "length=0", "lora_rank=-1", "epochs=0.0", "epochs=-1.0"])
@@ -411,10 +412,10 @@ def test_the_command_starts_from_a_published_folder(tmp_path, language_file, dat
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["editor", "--data", "x.jsonl"], "--data: goes with train.py writer"),
-        (["language", "--lora-rank", "2"], "--lora-rank: goes with train.py writer"),
-        (["language", "--lora-rank", "0"], "--lora-rank: goes with train.py writer"),
-        (["writer", "--preset", "tinyllama"], "--preset tinyllama: give --init-from FOLDER"),
+        (["vae", "--data", "x.jsonl"], "--data: goes with train.py editor or writer"),
+        (["language", "--lora-rank", "2"], "--lora-rank: goes with train.py editor or writer"),
+        (["language", "--lora-rank", "0"], "--lora-rank: goes with train.py editor or writer"),
+        (["writer", "--preset", "tinyllama"], "--preset tinyllama: give --init-from PATH"),
         (["editor", "--preset", "tinyllama", "--init-from", "x"], "--preset tinyllama: of editor there are tiny"),
         (["writer", "--init-from", "{lm}", "{lm}"], "a writer starts from one language model"),
         (["writer", "--init-from", "{lm}", "--data", "{tmp}/none.jsonl"], "none.jsonl"),
@@ -438,17 +439,17 @@ def test_a_mistake_is_one_line(words, said, tmp_path, language_file, monkeypatch
     assert main(["train", *(word.format(**places) for word in words), "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("minip2p: error: ") and said in err and err.count("\n") == 1
-    assert not list(tmp_path.glob("**/state.pt"))
+    assert not list(tmp_path.glob("**/*.pt"))
 
 
 def test_the_config_is_printed_with_its_steps(capsys):
     assert main(["train", "writer", "--print-config", "--lora-rank", "4", "--set", "epochs=2"]) == 0
-    config = json.loads(capsys.readouterr().out)
-    assert config["lora_rank"] == 4 and config["train"]["steps"] == 88 and config["data"] is None
+    words = capsys.readouterr().out.split()
+    assert {"lora_rank=4", "train.steps=88", "data=None"} <= set(words)
     assert main(["train", "writer", "--print-config", "--steps", "7"]) == 0
-    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 7
+    assert "train.steps=7" in capsys.readouterr().out.split()
     assert main(["train", "writer", "--print-config", "--set", "train.steps=9"]) == 0
-    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 9
+    assert "train.steps=9" in capsys.readouterr().out.split()
 
 
 def test_the_preset_of_the_tiny_writer_is_700_triplets():

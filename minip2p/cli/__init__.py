@@ -27,6 +27,7 @@ VERBS = {
     "make-data": "all of these at once, in the tiny world: captions to a training set, with a report",
     "import": "make a training set of your own pictures before and after, or of a set in another layout",
     "check": "tell what a set of edit pairs holds: counts, sizes, repeats, broken pictures; draw a sheet",
+    "precompute": "encode a set of edit pairs once, for a faster training",
     "train": "train a model, or rebuild the shipped weights with --recipe tiny",
 }
 MODULES = {"import": "import_pairs", "make-data": "make_data"}

@@ -196,7 +196,7 @@ def draw(title: str, pairs: Sequence["EditPair"]) -> "Image.Image":
     """Pairs side by side in cards, source and target with the instruction beneath."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from .sheet import GAP, INK, MARGIN, PALE, PAPER, wrapped
+    from ..data.sheet import GAP, INK, MARGIN, PALE, PAPER, wrapped
 
     across = min(ACROSS, len(pairs))
     width = across * (CARD + APART) - APART
@@ -226,7 +226,7 @@ class Card:
     def __init__(self, pair: "EditPair"):
         from PIL import ImageFont
 
-        from .sheet import into, wrapped
+        from ..data.sheet import into, wrapped
 
         self.small, self.tiny = ImageFont.load_default(15), ImageFont.load_default(12)
         self.pictures = [into(picture, (SIDE, SIDE)) for picture in (pair.source, pair.target)]
@@ -239,7 +239,7 @@ class Card:
 
     def draw(self, sheet: "Image.Image", pen: "ImageDraw.ImageDraw", left: int, top: int, tall: int) -> None:
         """At that place, the pictures at the bottom of a row that is `tall`."""
-        from .sheet import INK, PALE
+        from ..data.sheet import INK, PALE
 
         for side, picture in enumerate(self.pictures):
             x = left + side * (SIDE + BETWEEN) + (SIDE - picture.width) // 2

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .sheet import INK, PALE, PAPER
+from ..data.sheet import INK, PALE, PAPER
 
 WIDEST = 8  # columns beside each other; more go below
 GAP, MARGIN, HEAD, FOOT, LINE = 10, 28, 30, 20, 22

@@ -8,7 +8,7 @@ that two processes make is only made twice.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ from typing import TypeVar
 from .units import alive, host
 
 
-Job = TypeVar("Job")
+Job, Made = TypeVar("Job"), TypeVar("Made")
 
 
 def own_first(jobs: Sequence[Job], shard: tuple[int, int]) -> list[Job]:
@@ -88,6 +88,31 @@ class Claims:
         if read is None:  # killed between creating and writing it
             return age > min(self.patience, 10)
         return age > self.patience or (read["host"] == host() and not alive(read["pid"]))
+
+
+def work_through(
+    claims: Claims, jobs: Sequence[tuple[str, Job]], shard: tuple[int, int], is_done: Callable[[str], bool],
+    make: Callable[[str, Job], Made | None], on_wait: Callable[[str], None] | None = None,
+) -> Iterator[Made]:
+    """Make all units, (name, job), that are not done: own ones first; what `make` hands back of each, if it made it.
+
+    It ends when all are there: what another has in work is waited for (`on_wait` is told in words), and taken over when
+    its claim has grown stale.
+    """
+    left = [(name, job) for name, job in own_first(jobs, shard) if not is_done(name)]
+    while left:
+        for name, job in left:
+            if not is_done(name):
+                with claims.claimed(name) as mine:
+                    if mine and not is_done(name):  # done between the two looks
+                        made = make(name, job)
+                        if made is not None:
+                            yield made
+        left = [(name, job) for name, job in left if not is_done(name)]
+        if left:
+            if on_wait is not None:
+                on_wait(f"waiting for unit {left[0][0]}, which {claims.holder(left[0][0])} has in work")
+            time.sleep(min(1.0, claims.patience))
 
 
 def _read(path: Path) -> dict | None:

@@ -14,8 +14,6 @@ also depends on the device's model and on PyTorch's version, which run.json tell
 import io
 import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -30,10 +28,11 @@ from .. import __version__
 from ..checkpoints.mapped import read_json
 from ..evaluation.metrics import KEYS, scores, similarities
 from ..pipeline.core import fingerprint
-from .claims import Claims, own_first
+from .claims import Claims, work_through
 from .plan import PICTURES, Settings, bounds, read_prompts, sample_plan
+from .runs import check_same, create
 from .write import cpu_threads
-from .units import FORMATS, Unit, clean, done_units, is_done, part_name, unit_name, write_unit
+from .units import FORMATS, Unit, clean, done_units, is_done, unit_name, write_unit
 
 if TYPE_CHECKING:
     from ..models.clip import CLIP
@@ -158,36 +157,21 @@ def make(
     out.mkdir(parents=True, exist_ok=True)
     settings = enter(out, pipe, clip, prompts, settings, form)
     clean(out, patience)
-    units, done = work(prompts, settings), set(done_units(out))
-    todo = [unit for unit in own_first(units, shard) if unit[0] not in done]
+    jobs = [(name, (prompt, samples)) for name, prompt, samples in work(prompts, settings)]
     claims = Claims(out, patience)
 
-    def one(name: str, prompt: dict, samples: range) -> Unit | None:
-        """A unit that was made and written here; None where it was there, or is in work elsewhere."""
-        if is_done(out, name):
-            return None
-        with claims.claimed(name) as mine:
-            if not mine or is_done(out, name):  # done between the two looks
-                return None
+    def one(name: str, job: tuple[dict, range]) -> Unit | None:
+        """A unit that was made and written here; None where another was first."""
 
-            def stepped(progress: "Progress") -> None:
-                claims.touch(name)
-                if on_step is not None:
-                    on_step(progress)
+        def stepped(progress: "Progress") -> None:
+            claims.touch(name)
+            if on_step is not None:
+                on_step(progress)
 
-            unit = run_unit(pipe, clip, prompt, settings, samples, on_step=stepped)
-            return unit if write_unit(out, unit, form) else None
+        unit = run_unit(pipe, clip, job[0], settings, job[1], on_step=stepped)
+        return unit if write_unit(out, unit, form) else None
 
-    def until_all_are_there(left: list) -> Iterator[Unit]:
-        while left:
-            yield from filter(None, (one(*unit) for unit in left))
-            left = [unit for unit in left if not is_done(out, unit[0])]
-            if left:
-                if on_wait is not None:
-                    on_wait(f"waiting for unit {left[0][0]}, which {claims.holder(left[0][0])} has in work")
-                time.sleep(min(1.0, patience))
-
-    return until_all_are_there(todo)
+    return work_through(claims, jobs, shard, lambda name: is_done(out, name), one, on_wait)
 
 
 def _check_prompts(prompts: Sequence[dict]) -> None:
@@ -211,16 +195,10 @@ def enter(
         if (names := done_units(out)) and not path.exists():  # still: another process may begin just now
             raise ValueError(f"{out} holds {names[0]} but no run.json: it is another's; choose another --output")
         threads = settings.threads or torch.get_num_threads()
-        _create(path, describe(pipe, clip, prompts, replace(settings, threads=threads), form))
+        create(path, describe(pipe, clip, prompts, replace(settings, threads=threads), form))
     there = read_json(path)  # another process may have been first
     settings = replace(settings, threads=settings.threads or there.get("threads"))
-    ours = describe(pipe, clip, prompts, settings, form)
-    for key in [key for key in (*ours, *there) if key != "made_with"]:
-        if ours.get(key) != there.get(key):
-            raise ValueError(
-                f"{path} tells of a run with {key} {_short(there.get(key))}, this one has {_short(ours.get(key))}: "
-                "choose another --output, or the same settings"
-            )
+    check_same(path, there, describe(pipe, clip, prompts, settings, form))
     return settings
 
 
@@ -241,31 +219,9 @@ def describe(pipe: "Pipeline", clip: "CLIP", prompts: Sequence[dict], settings: 
     }  # fmt: skip
 
 
-def _create(path: Path, values: dict) -> None:
-    """Write a file whole, unless there is one: of several processes, the first one's stays."""
-    beside = path.with_name(part_name(path.name))
-    try:
-        beside.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        try:
-            os.link(beside, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links: then the last one's stays, which only a race can tell apart
-            os.replace(beside, path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror}".lower(), str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _digest(config: Any) -> str:
     return sha256(repr(config).encode()).hexdigest()[:16]
 
 
 def _device(pipe: "Pipeline") -> str:
     return torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else pipe.device.type
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -28,7 +28,7 @@ from pathlib import Path
 
 FORMATS = ("folder", "webdataset")
 NAME = re.compile(r"(\d{7,})(?:\.(\d{3,})-(\d{3,}))?")
-PART = re.compile(r"\.(\d{7,}|run\.json)\..*\.part")
+PART = re.compile(r"\.(\d{7,}|run\.json|precomputed\.json)\..*\.part")
 AUTHORS = ("seed", "p2p_threshold", "cfg_scale", "clip_sim_0", "clip_sim_1", "clip_sim_dir", "clip_sim_image")
 """the keys of a sample in the authors' metadata.jsonl"""
 

@@ -9,9 +9,9 @@ pair.py      two prompts -> two pictures that differ as little as the prompts do
 items.py     what these share: lists and single values, batches, checks in the user's words
 """
 
-from .core import Pipeline
+from .core import Pipeline, fingerprint
 from .inversions import load_inversion, save_inversion
 from .items import OUTPUTS, Progress
 from .writer import Writer
 
-__all__ = ["OUTPUTS", "Pipeline", "Progress", "Writer", "load_inversion", "save_inversion"]
+__all__ = ["OUTPUTS", "Pipeline", "Progress", "Writer", "fingerprint", "load_inversion", "save_inversion"]

@@ -28,7 +28,7 @@ class CLIPStage:
         for table in (self.module.text.token, self.module.text.position, self.module.vision.position):
             nn.init.normal_(table.weight, std=0.02)
 
-    def batch(self, step: int) -> tuple[Tensor, list[str]]:
+    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, list[str]]:
         """Pictures in [0, 1] and their captions."""
         rng = np.random.default_rng([self.config.train.seed, step])
         edits = [sample_edit(rng) for _ in range(self.config.train.batch_size // 2)]
@@ -47,11 +47,12 @@ class CLIPStage:
         device = module.logit_scale.device
         return module(images.to(device), module.tokenizer(captions).to(device))
 
-    def export(self, module: CLIP, path: Path) -> None:
+    def export(self, module: CLIP, path: Path, done: dict[str, int] | None = None) -> None:
         parts = {name: getattr(module, name) for name in ("text", "vision")}
         write_parts(
-            path, self.model, parts, module.tokenizer, self.config, loose={"logit_scale": module.logit_scale.detach()}
-        )
+            path, self.model, parts, module.tokenizer, self.config, done,
+            loose={"logit_scale": module.logit_scale.detach()},
+        )  # fmt: skip
 
     def preview(self, module: CLIP, path: Path) -> dict[str, float]:
         """Held-out pictures; of 128 of them and their captions, how many pictures find their own."""

@@ -1,11 +1,11 @@
-"""How each stage is trained, as frozen values. Defaults are the paper's (section 3.2); PRESETS has the differences."""
+"""How each stage is trained, as frozen values. Defaults are the paper's (section 3.2); `presets` has the differences."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..config import PRESETS as MODELS
-from ..config import CLIPConfig, Config, LlamaConfig, ReaderConfig, VAEConfig, VisionConfig
+from ..config import CLIPConfig, Config, LlamaConfig, ReaderConfig, VAEConfig
 from ..data.scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES
 
 
@@ -19,6 +19,9 @@ class TrainConfig:
 
     steps: int = 10_000
     batch_size: int = 1024
+    """of an optimiser's step, over all processes"""
+    micro_batch: int | None = None
+    """of it, how many at once on a device; gradients add up. None: all of a process' share"""
     learning_rate: float = 1e-4
     betas: tuple[float, ...] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -29,19 +32,31 @@ class TrainConfig:
     clip: float = 1.0
     """largest norm of the gradient"""
     ema: float = 0.9999
+    ema_on_cpu: bool = False
+    """keep the average in the CPU's memory: as much again as the weights is free on the device, a step takes longer"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """autocast; auto is bf16 on a GPU only, bf16 is that wherever the device computes in it, and fp32 elsewhere"""
+    """autocast; auto is bf16 on a GPU, fp32 elsewhere"""
+    checkpointing: bool = False
+    """gradient checkpointing: keep each block's input and compute the rest again on the way back"""
     compile: bool = False
     """compile the networks first (minutes): worth it for long runs; rounding differs from a run without"""
+    workers: int = 0
+    """processes that prepare batches beside the training; 0 prepares them between its steps"""
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000
     preview_every: int = 2000
+    keep: int = 2
+    """the last so many states stay"""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "save_every", "preview_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} = {getattr(self, name)}: expected at least 1")
+        least = {"workers": 0} | dict.fromkeys(
+            ("steps", "batch_size", "micro_batch", "log_every", "save_every", "preview_every", "keep"), 1
+        )
+        for name, at_least in least.items():
+            value = getattr(self, name)
+            if value is not None and value < at_least:
+                raise ValueError(f"train.{name} = {value}: expected at least {at_least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +106,21 @@ class ReaderTraining:
 class DiffusionTraining:
     """A denoiser, editor or painter, on edits: the paper's objective (eq. 2) with conditioning dropout."""
 
-    model: Config = field(default_factory=lambda: MODELS["tiny"])
+    model: Config = field(default_factory=lambda: MODELS["pix2pix"])
     train: TrainConfig = field(default_factory=TrainConfig)
-    size: int = 64
+    data: tuple[str, ...] = ()
+    """of an editor: sets of pairs, as pictures or precomputed; none is the tiny world's own edits, drawn"""
+    shares: tuple[float, ...] = ()
+    """how much of the training each set is; none is by the number of its pairs"""
+    skip_broken: bool = False
+    """take the next pair in place of one that cannot be read; else that ends the run"""
+    size: int = 256
+    """pixels a side"""
+    resize: tuple[int, ...] = (256, 288)
+    """the shorter side, drawn between these two, before a square of `size` is cut out at random; both alike: a random
+    crop of what overhangs"""
+    flip: float = 0.5
+    """chance that both pictures are mirrored"""
     dropout: float = 0.05
     """chance of dropping the text only, the image only, and both: each this much; so a painter's text: twice this"""
     noise_power: float = 1.0
@@ -105,8 +132,26 @@ class DiffusionTraining:
     train_text: bool = False
     """train the text encoder with the UNet; the paper keeps CLIP's frozen"""
     sources: int = 10_000
-    """scenes rendered and encoded before training, and how many edits each gets"""
+    """scenes of the tiny world rendered and encoded before training, and how many edits each gets"""
     edits: int = 4
+    lora_rank: int = 0
+    """0 trains all of the UNet; else an addition of this rank to its attention's linear layers, merged at saving"""
+    lora_alpha: float | None = None
+    """weight of the addition times its rank; None is the rank"""
+    held_out: int = 64
+    """pairs kept back, on which the loss is measured at fixed noise"""
+    preview_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
+    """image scales at which held-out pairs are shown"""
+
+    def __post_init__(self):
+        if self.shares and (len(self.shares) != len(self.data) or min(self.shares) <= 0):
+            raise ValueError(f"shares = {self.shares}: expected a number above 0 for each of {len(self.data)} sets")
+        if len(self.resize) != 2 or not self.size <= self.resize[0] <= self.resize[1]:
+            raise ValueError(f"resize = {self.resize}: expected two sizes, from size = {self.size} on")
+        for name in ("dropout", "flip"):
+            most = {"dropout": 1 / 3, "flip": 1.0}[name]
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to {most:.3g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,134 +204,3 @@ class WriterTraining:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least {least}")
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs = {self.epochs}: expected more than 0")
-
-
-EDITOR = DiffusionTraining(
-    train=TrainConfig(
-        steps=5400,
-        batch_size=64,
-        learning_rate=1e-3,
-        betas=(0.9, 0.99),
-        warmup=500,
-        decay="cosine",
-        ema=0.999,
-        save_every=500,
-        preview_every=1000,
-    ),
-    noise_power=2.0,
-    change_weight=3.0,
-    train_text=True,
-    sources=7_000,
-    edits=5,
-)
-
-PRESETS = {
-    "vae": {
-        "tiny": VAETraining(
-            train=TrainConfig(
-                steps=6000,
-                batch_size=8,
-                learning_rate=1.2e-3,
-                betas=(0.9, 0.99),
-                warmup=100,
-                decay="cosine",
-                weight_decay=0.0,
-                ema=0.995,
-                precision="bf16",
-                save_every=500,
-                preview_every=500,
-            )
-        ),
-    },
-    "clip": {
-        "tiny": CLIPTraining(
-            model=CLIPConfig(
-                text=replace(MODELS["tiny"].text, projection=64, max_length=48),
-                vision=VisionConfig(
-                    image_size=64, patch_size=8, width=128, layers=4, heads=4, feed_forward=512, projection=64
-                ),
-            ),
-            train=TrainConfig(
-                steps=800,
-                batch_size=128,
-                learning_rate=1e-3,
-                warmup=50,
-                decay="cosine",
-                ema=0.99,
-                save_every=200,
-                log_every=25,
-                preview_every=400,
-            ),
-        ),
-    },
-    "reader": {
-        "tiny": ReaderTraining(
-            train=TrainConfig(
-                steps=2000,
-                batch_size=64,
-                learning_rate=2e-3,
-                betas=(0.9, 0.99),
-                warmup=100,
-                decay="cosine",
-                ema=0.995,
-                save_every=500,
-                preview_every=500,
-            ),
-        ),
-    },
-    "language": {
-        "tiny": LanguageTraining(
-            model=LlamaConfig(
-                vocab_size=768, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
-            ),
-            train=TrainConfig(
-                steps=8000,
-                batch_size=16,
-                learning_rate=1e-3,
-                betas=(0.9, 0.98),
-                warmup=100,
-                decay="cosine",
-                ema=0.99,
-                save_every=400,
-                preview_every=800,
-            ),
-            length=160,
-        ),
-    },
-    "writer": {
-        "tiny": WriterTraining(
-            train=TrainConfig(
-                batch_size=16,
-                learning_rate=7e-4,
-                betas=(0.9, 0.98),
-                warmup=20,
-                decay="cosine",
-                ema=0.98,
-                log_every=20,
-                save_every=200,
-                preview_every=200,
-            ),
-            epochs=8,
-            length=200,
-            rehearsed=8,
-        ),
-        "tinyllama": WriterTraining(
-            train=TrainConfig(
-                batch_size=8, learning_rate=1e-4, weight_decay=0.0, warmup=5, decay="cosine", ema=0.0, log_every=5,
-                save_every=50, preview_every=50,
-            ),
-            lora_rank=16,
-        ),
-    },
-    "editor": {"tiny": EDITOR},
-    "painter": {
-        "tiny": replace(
-            EDITOR,
-            model=MODELS["tiny_painter"],
-            train=replace(EDITOR.train, steps=4000, warmup=300, save_every=250, preview_every=400),
-            sources=10_000,
-            told_in_full=1500,
-        )
-    },
-}
-"""stage -> preset -> its config"""

@@ -1,26 +1,43 @@
 """The exponential moving average of the weights, which is what training leaves behind."""
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
-    """Keeps `module`, a copy whose weights follow the model's by a decay of min(decay, (1 + n) / (10 + n)).
+    """Averages that follow the model's trained weights by a decay of min(decay, (1 + n) / (10 + n)).
 
-    Weights that are not trained are the model's own: no copy of them is made.
+    on_cpu: keep them there, whatever the model's device.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
-        self.module = copy.deepcopy(model, frozen).requires_grad_(False).eval()
-        self.decay, self.updates = decay, 0
+    def __init__(self, model: nn.Module, decay: float, on_cpu: bool = False):
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        self.averages: list[Tensor] = [w.detach().to("cpu" if on_cpu else w.device, copy=True) for w in self.weights]
+        self.decay, self.updates, self.on_cpu = decay, 0, on_cpu
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        pairs = zip(self.module.parameters(), model.parameters(), strict=True)
-        averages, weights = zip(*(pair for pair in pairs if pair[0] is not pair[1]))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        weights = [weight.to("cpu") for weight in self.weights] if self.on_cpu else self.weights
+        torch._foreach_lerp_(self.averages, weights, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the model has the averages for weights; the two trade places, and back again."""
+        self._trade()
+        try:
+            yield
+        finally:
+            self._trade()
+
+    @torch.no_grad()
+    def _trade(self) -> None:
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            before = average.clone()
+            average.copy_(weight)
+            weight.copy_(before)

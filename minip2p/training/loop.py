@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +19,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from ..checkpoints.mapped import replace_file, save_torch
+from ..checkpoints.mapped import replace_file
 from ..config import to_dict
-from ..loading import computes_in_bf16
+from ..loading import place
+from . import state
+from .batches import batches
 from .config import TrainConfig
 from .ema import EMA
+from .logs import Logs, Meter
+from .memory import peak, told
+from .ranks import Ranks, twin_of
+from .stops import Stopped, stopping
 
-
-SHOWN = ("loss", "pictures_per_s", "psnr", "right", "accuracy")
+SHOWN = ("loss", "pictures_per_s", "held_out_loss", "psnr", "right", "accuracy")
 """the figures of a log that the progress bar has room for"""
 
 
@@ -37,13 +42,13 @@ class Stage(Protocol):
     module: nn.Module
     """all parameters that are trained"""
 
-    def batch(self, step: int) -> Any:
-        """The batch of a step: a function of the step and the config's seed alone."""
+    def batch(self, step: int, rows: range | None = None) -> Any:
+        """The batch of a step, or these rows of it: a function of them and the config's seed alone."""
 
     def loss(self, module: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the batch, and figures for the log."""
+        """The batch's mean loss, and figures for the log: numbers, or (sum, count) (2,) of which the mean is told."""
 
-    def export(self, module: nn.Module, path: Path) -> None:
+    def export(self, module: nn.Module, path: Path, done: dict[str, int] | None = None) -> None:
         """Write `module` (the averaged weights) as a checkpoint that `minip2p.load` or the next stage reads."""
 
     def preview(self, module: nn.Module, path: Path) -> dict[str, float]:
@@ -52,10 +57,23 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Log:
-    """What a step reports, every `log_every` steps."""
+    """What a step reports, every `log_every` steps; before the first, what the training takes."""
 
     step: int
     figures: dict[str, float]
+    said: tuple[str, ...] = field(default=())
+    """what else the user should know: a line each"""
+
+
+class Loss(nn.Module):
+    """A stage's loss as a module that holds what is trained: what DistributedDataParallel wants."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self.stage, self.module = stage, stage.module
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.stage.loss(self.module, batch)
 
 
 def rate(config: TrainConfig, step: int) -> float:
@@ -68,106 +86,146 @@ def rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def run(stage: Stage, out: Path, *, resume: bool = False, device: torch.device | str = "cpu") -> Iterator[Log]:
-    """Train to `config.train.steps`, yielding a Log now and then.
+def run(stage: Stage, out: Path, *, resume: bool = False, ranks: Ranks | None = None) -> Iterator[Log]:
+    """Train to `config.train.steps`, yielding a Log now and then; all processes together.
 
-    Leaves in `out`: config.json, log.jsonl, state.pt (all that `resume` needs), model.safetensors (the average) and
-    previews.
+    Leaves in `out`: config.json, log.jsonl (and TensorBoard's events where that is installed), state/ (all that `resume`
+    needs), model.safetensors (the average) and samples/. SIGTERM and Ctrl-C end it after the step in work, with a state
+    of that step, by raising `Stopped`.
     """
-    config: TrainConfig = stage.config.train
-    out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / "config.json", lambda p: p.write_text(json.dumps(to_dict(stage.config), indent=1)))
+    ranks = ranks or Ranks()
+    c: TrainConfig = stage.config.train
+    _prepare(stage, out, ranks)
 
-    model = stage.module.to(device).train()
-    torch.manual_seed(config.seed)
-    ema = EMA(model, config.ema)
+    torch.manual_seed(c.seed)
+    model = stage.module.to(ranks.device).train()
+    needs = told(stage, ranks) if ranks.first and hasattr(stage, "rehearse") else None
+    twin = twin_of(model) if ranks.shard else None
+    ranks.spread(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=0.0, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True
-    )
-    if config.compile:
+    ema = EMA(model, c.ema, c.ema_on_cpu)
+    optimizer = torch.optim.AdamW(trained, lr=0.0, betas=tuple(c.betas), weight_decay=c.weight_decay, fused=True)
+    first = state.restore(out, c.batch_size, model, ema, optimizer) if resume else 0
+    if c.compile:
         for network in model.children():
             network.compile()
-    step = _restore(out / "state.pt", model, ema, optimizer) if resume else 0
-    autocast = _autocast(config.precision, torch.device(device))
+    loss_of = ranks.together(Loss(stage))
+    kit = _Kit(stage, out, ranks, model, ema, optimizer, twin)
 
-    _forget(out / "log.jsonl", step)
-    with open(out / "log.jsonl", "a") as log, _small_attention(torch.device(device)):
-        since, started = step, time.perf_counter()
-        while step < config.steps:
+    if needs:
+        yield Log(first, {}, (needs,))
+    with Logs(out, first, ranks.first) as logs, stopping() as stops, kit.kernels():
+        meter, parts = Meter(), ranks.rows(c.batch_size, c.micro_batch)
+        drawn = batches(stage.batch, range(first, c.steps), parts, c.workers, pin=ranks.device.type == "cuda")
+        for step in range(first + 1, c.steps + 1):
+            learning_rate = rate(c, step - 1)
             for group in optimizer.param_groups:
-                group["lr"] = rate(config, step)
-            batch = stage.batch(step)
-            with autocast():
-                loss, figures = stage.loss(model, batch)
+                group["lr"] = learning_rate
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(trained, config.clip)
+            for i, rows in enumerate(parts):
+                batch, share = next(drawn), len(rows) * ranks.world / c.batch_size
+                with ranks.adding(loss_of, last=i + 1 == len(parts)):
+                    with kit.autocast():
+                        loss, figures = loss_of(batch)
+                    (loss * share).backward()
+                meter.add({"loss": loss.detach()} | figures, len(rows), getattr(batch, "broken", ()))
+            norm = nn.utils.clip_grad_norm_(trained, c.clip)
             optimizer.step()
-            ema.update(model)
-            step += 1
+            ema.update()
 
-            if step % config.log_every == 0 or step == config.steps:
-                loss = float(loss.detach())
-                if not math.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {loss} at step {step}; the last state is in {out}")
-                seconds = time.perf_counter() - started
-                line = {
-                    "step": step, "pictures": step * config.batch_size, "loss": loss, "grad_norm": float(norm),
-                    "lr": rate(config, step - 1), "pictures_per_s": (step - since) * config.batch_size / seconds,
-                } | {name: float(value) for name, value in figures.items()}  # fmt: skip
-                print(json.dumps(line), file=log, flush=True)
-                since, started = step, time.perf_counter()
-                yield Log(step, line)
-            if step % config.save_every == 0 or step == config.steps:
-                state = {
-                    "step": step, "model": model.state_dict(), "ema": ema.module.state_dict(),
-                    "updates": ema.updates, "optimizer": optimizer.state_dict(),
-                }  # fmt: skip
-                stage.export(ema.module, out / "model.safetensors")  # first: a state without its model cannot go on
-                save_torch(state, out / "state.pt")
-            if step % config.preview_every == 0 or step == config.steps:
+            stopped = ranks.any(stops.asked)
+            if step % c.log_every == 0 or step == c.steps:
+                yield kit.log(logs, meter, step, {"grad_norm": float(state.whole(norm)), "lr": learning_rate})
+            if step % c.save_every == 0 or step == c.steps or stopped:
+                kit.save(step)
+            if stopped and step < c.steps:
+                raise Stopped(stops.signal, f"stopped after step {step}; --resume {out} goes on from there")
+            if step % c.preview_every == 0 or step == c.steps:
+                yield kit.preview(logs, step)
+
+
+@dataclass
+class _Kit:
+    """A run's parts, and what is done with them now and then."""
+
+    stage: Stage
+    out: Path
+    ranks: Ranks
+    model: nn.Module
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    twin: nn.Module | None
+
+    def autocast(self):
+        device, precision = self.ranks.device, self.stage.config.train.precision
+        if precision == "bf16":
+            place(device, "bfloat16")  # refused where it is slow
+        on = precision == "bf16" or precision == "auto" and device.type == "cuda"
+        return torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
+
+    def kernels(self):
+        """On a CPU, small attentions run backwards faster as plain matrix products than in the fused kernel."""
+        return sdpa_kernel(SDPBackend.MATH) if self.ranks.device.type == "cpu" else contextlib.nullcontext()
+
+    def log(self, logs: Logs, meter: Meter, step: int, more: dict[str, float]) -> Log:
+        figures, broken = meter.read(self.ranks)
+        if not math.isfinite(figures["loss"]):
+            raise FloatingPointError(f"the loss is {figures['loss']} at step {step}; the last state is in {self.out}")
+        figures |= more | {"peak_memory_gib": round(peak(self.ranks.device) / 2**30, 3)}
+        said = tuple(f"left out: {each}" for each in broken)
+        return Log(step, logs.write(step, self.stage.config.train.batch_size, figures, broken), said)
+
+    def save(self, step: int) -> None:
+        """The model first: a state without its frozen networks cannot go on."""
+        c = self.stage.config.train
+        with self.ema.applied():
+            self._export(step)
+        state.save(self.out, step, c.batch_size, self.model, self.ema, self.optimizer, c.keep, self.ranks)
+
+    def _export(self, step: int) -> None:
+        module = self._plain()
+        if self.ranks.first:
+            done = {"steps": step, "pictures": step * self.stage.config.train.batch_size}
+            self.stage.export(module, self.out / "model.safetensors", done)
+
+    def _plain(self) -> nn.Module:
+        """The model as one process has it alone; the same object unless it is sharded."""
+        if self.twin is None:
+            return self.model
+        self.twin.load_state_dict(state.whole(self.model.state_dict()), assign=True)
+        return self.twin.to(self.ranks.device)
+
+    def preview(self, logs: Logs, step: int) -> Log:
+        figures, begun = {}, time.perf_counter()
+        with self.ema.applied():
+            module = self._plain()
+            if self.ranks.first:
                 with torch.inference_mode():
-                    figures = stage.preview(ema.module, out / f"preview-{step:06d}.png")
-                print(json.dumps({"step": step, "pictures": step * config.batch_size} | figures), file=log, flush=True)
-                yield Log(step, figures)
+                    figures = self.stage.preview(module.eval(), self.out / "samples" / f"{step:06d}.png")
+            self.model.train()
+        self.ranks.wait()
+        logs.since += time.perf_counter() - begun  # it does not slow the training down
+        return Log(step, logs.write(step, self.stage.config.train.batch_size, figures))
 
 
-def progress(logs: Iterator[Log], steps: int, name: str) -> None:
-    """Run to the end, with a bar on stderr."""
+def progress(logs: Iterator[Log], steps: int, name: str, quiet: bool = False) -> None:
+    """Run to the end, with a bar on stderr unless quiet."""
     shown: dict[str, str] = {}
-    with tqdm(total=steps, desc=name, unit="step") as bar:
+    with tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True, disable=quiet) as bar:
         for log in logs:
             bar.update(log.step - bar.n)
+            for line in log.said:
+                bar.write(line)
             shown |= {name: f"{log.figures[name]:.4g}" for name in SHOWN if name in log.figures}
             bar.set_postfix(shown)
 
 
-def _forget(path: Path, step: int) -> None:
-    """Drop the log's lines of steps after `step`, which are made again."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    replace_file(path, lambda p: p.write_text("".join(f"{line}\n" for line in kept)))
-
-
-def _restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        raise ValueError(
-            f"{path.parent}: no state.pt there to resume from; to start from weights alone, use --init-from"
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    ema.module.load_state_dict(state["ema"])
-    ema.updates = state["updates"]
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
-
-
-def _autocast(precision: str, device: torch.device):
-    on = precision != "fp32" if device.type == "cuda" else precision == "bf16" and computes_in_bf16()
-    return lambda: torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
-
-
-def _small_attention(device: torch.device):
-    """On a CPU, small attentions run backwards faster as plain matrix products than in the fused kernel."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+def _prepare(stage: Stage, out: Path, ranks: Ranks) -> None:
+    """The run's folder, without what an earlier process left half written."""
+    if ranks.first:
+        for folder in (out, out / "state", out / "samples"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(".*.part"):
+                path.unlink()
+        replace_file(out / "config.json", lambda p: p.write_text(json.dumps(to_dict(stage.config), indent=1)))
+    ranks.wait()

@@ -20,14 +20,30 @@ def write_parts(
     parts: dict[str, nn.Module],
     tokenizer: BPE | Pieces | None,
     how,
+    done: dict | None = None,
     loose: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write networks, LoRA merged in, and tensors that belong to none, as float16; their provenance is the training."""
+    """Write networks, LoRA merged in, and tensors that belong to none; their provenance is the training and what is
+    done of it.
+
+    As float16; but frozen networks as they are, unless that loses nothing.
+    """
+    tensors = {part: merged(network) for part, network in parts.items()}
+    frozen = {part for part, network in parts.items() if not any(p.requires_grad for p in network.parameters())}
+    for part, those in tensors.items():
+        tensors[part] = {name: _half(x, exact=part in frozen) for name, x in those.items()}
     checkpoints.write(
-        path, "minip2p", config, {part: merged(network) for part, network in parts.items()} | (loose or {}),
-        tokenizer=None if tokenizer is None else tokenizer.to_dict(), dtype=torch.float16,
-        provenance={"minip2p": __version__, "torch": torch.__version__, "training": to_dict(how)},
+        path, "minip2p", config, tensors | {name: x.half() for name, x in (loose or {}).items()},
+        tokenizer=None if tokenizer is None else tokenizer.to_dict(),
+        provenance={
+            "minip2p": __version__, "torch": torch.__version__, "training": to_dict(how), **({"done": done} if done else {})
+        },
     )  # fmt: skip
+
+
+def _half(x: torch.Tensor, exact: bool) -> torch.Tensor:
+    half = x.detach().half() if x.is_floating_point() else x
+    return x if exact and not torch.equal(half.to(x.dtype), x) else half
 
 
 def take_part(path: str | Path, part: str, network: nn.Module) -> bool:
@@ -39,6 +55,8 @@ def take_part(path: str | Path, part: str, network: nn.Module) -> bool:
         mine, theirs = network.state_dict(), loaded.parts[part]
         if PROJECTION not in mine:  # CLIP's text tower, for a network that reads its states
             theirs = {name: tensor for name, tensor in theirs.items() if name != PROJECTION}
+        if part == "unet" and mine["conv_in.weight"].shape[1] == 2 * theirs["conv_in.weight"].shape[1]:
+            theirs = checkpoints.widen(theirs, mine["conv_in.weight"].shape[1])
         if sorted(mine) != sorted(theirs) or any(mine[name].shape != theirs[name].shape for name in mine):
             raise ValueError(
                 f"{path}: its {part} is not of the shape this training's config asks for; --set can change that"

@@ -48,7 +48,7 @@ class ReaderStage:
         scenes = [sample_edit(rng).target for _ in range(n)]
         return pixels(scenes, self.config.model.size) / 2 + 0.5, answers(scenes, self.config.model)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, Tensor]:
         """Pictures (b, 3, y, x) in [0, 1], most of them roughened, and their true answers (b, 3 + kinds)."""
         c, (decoded, known) = self.config, self.decoded
         n = round(c.decoded_share * c.train.batch_size) if c.decoded else 0
@@ -66,8 +66,8 @@ class ReaderStage:
         things = cross_entropy(said.things.transpose(1, 2), truth[:, 3:], reduction="none").sum(dim=1).mean()
         return sum(losses) + things, {"loss_things": things.detach()}
 
-    def export(self, module: nn.Module, path: Path) -> None:
-        write_parts(path, self.config.model, {"reader": module}, None, self.config)
+    def export(self, module: nn.Module, path: Path, done: dict[str, int] | None = None) -> None:
+        write_parts(path, self.config.model, {"reader": module}, None, self.config, done)
 
     def preview(self, module: nn.Module, path: Path) -> dict[str, float]:
         """Roughened pictures; of held-out ones as drawn, the share of attributes read and of pictures wholly."""

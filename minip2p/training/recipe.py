@@ -11,19 +11,24 @@ import torch
 
 from ..checkpoints.mapped import replace_file
 from ..config import from_dict
-from ..models.vae import AutoencoderKL
 from ..loading import shipped
+from ..models.vae import AutoencoderKL
+from . import state
 from .clip import CLIPStage
 from .config import (
-    PRESETS, CLIPTraining, DiffusionTraining, LanguageTraining, ReaderTraining, VAETraining, WriterTraining,
+    CLIPTraining, DiffusionTraining, LanguageTraining, ReaderTraining, VAETraining, WriterTraining,
 )  # fmt: skip
-from .diffusion import EditorStage, PainterStage, make_networks
+from .latents import encode_edits
 from .loop import Log, Stage, run
-from .parts import part_config, parts_of, take_part
+from .pairs import PairsStage
+from .parts import part_config, take_part
+from .presets import PRESETS
+from .ranks import Ranks
 from .reader import ReaderStage
+from .starts import give_weights, make_pipeline, starting_from
 from .vae import VAEStage
-from .words import tokenizer_for
-from .writer import make_language, make_writer, settled
+from .world import EditorStage, PainterStage
+from .writer import epochs_as_steps, make_language, make_writer
 
 CONFIGS = {
     "vae": VAETraining, "clip": CLIPTraining, "reader": ReaderTraining, "editor": DiffusionTraining,
@@ -48,55 +53,39 @@ def make_stage(
         return make_writer(config, init_from)
     if name == "vae":
         stage = VAEStage(config)
-        _init(init_from, {"vae": stage.module})
+        give_weights(init_from, {"vae": stage.module})
         return stage
     if name == "clip":
         stage = CLIPStage(config)
-        _init(init_from, {"text": stage.module.text, "vision": stage.module.vision})
+        give_weights(init_from, {"text": stage.module.text, "vision": stage.module.vision})
         return stage
-    holder = next((path for path in init_from if part_config(path, "vae")), None)
     if name == "reader":
-        return _make_reader(config, out / "decoded.safetensors", init_from, holder, device)
-    holder = holder or shipped("editor")
-    vae = AutoencoderKL(part_config(holder, "vae"))
-    tokenizer, text_config = tokenizer_for(config.model.text)
-    torch.manual_seed(config.train.seed)
-    unet, text = make_networks(replace(config.model, text=text_config))
-    taken = _init(init_from, {"vae": vae, "unet": unet, "text": text})
-    if "vae" not in taken:
-        take_part(holder, "vae", vae)
-    if not config.train_text and "text" not in taken:
-        raise ValueError("train_text=False keeps the text encoder as it is, and there is none: give --init-from one")
-    for frozen in (vae,) if config.train_text else (vae, text):
-        frozen.half().float()  # as a resumed run finds it in the model that this one writes
-    networks = (network.to(device) for network in (vae, unet, text))
-    return DENOISERS[name](config, *networks, tokenizer, out / "latents.safetensors")
+        return _make_reader(config, out / "decoded.safetensors", init_from, device)
+    pipe = make_pipeline(config, init_from, device)
+    if config.data:
+        if name == "painter":
+            raise ValueError("data: a painter learns from the tiny world; pairs train an editor")
+        return PairsStage(config, pipe)
+    edits = encode_edits(
+        pipe.vae, out / "latents.safetensors", sources=config.sources, per_source=config.edits, size=config.size,
+        seed=config.train.seed,
+    )  # fmt: skip
+    return DENOISERS[name](config, pipe, edits)
 
 
 def _make_reader(
-    config: ReaderTraining, cache: Path, init_from: Sequence[str | Path], holder: str | Path | None, device
+    config: ReaderTraining, cache: Path, init_from: Sequence[str | Path], device: torch.device | str
 ) -> ReaderStage:
-    """Pictures go through the autoencoder of `holder`; else `cache` has them, or they go through the shipped."""
-    vae = None
+    """Pictures go through the files' autoencoder; else `cache` has them, or they go through the shipped."""
+    vae, holder = None, next((path for path in init_from if part_config(path, "vae")), None)
     if config.decoded and (holder or not cache.exists()):
         holder = holder or shipped("editor")
         vae = AutoencoderKL(part_config(holder, "vae"))
         take_part(holder, "vae", vae)
         vae = vae.to(device, memory_format=torch.channels_last)
     stage = ReaderStage(config, vae, cache)
-    _init(init_from, {"reader": stage.module} | ({} if vae is None else {"vae": vae}))
+    give_weights(init_from, {"reader": stage.module} | ({} if vae is None else {"vae": vae}))
     return stage
-
-
-def _init(paths: Sequence[str | Path], networks: dict[str, torch.nn.Module]) -> set[str]:
-    """Give each network the weights of the first file that has them; which ones got some. Each file must have some."""
-    taken = set()
-    for path in paths:
-        found = {part for part, network in networks.items() if part not in taken and take_part(path, part, network)}
-        if not found and not set(networks) & parts_of(path):
-            raise ValueError(f"{path}: holds nothing that is trained here; expected {' or '.join(networks)} weights")
-        taken |= found
-    return taken
 
 
 def start(
@@ -107,18 +96,31 @@ def start(
     init_from: Sequence[str | Path] = (),
     resume: bool = False,
     device: torch.device | str = "cpu",
+    ranks: Ranks | None = None,
 ) -> Iterator[Log]:
-    """Make a stage, and hand back its training into `out`, to be run by who iterates.
+    """Make a stage, and hand back its training into `out`, to be run by who iterates. ranks: in place of `device`.
 
     With `resume`, its frozen networks are those that the stopped run wrote there.
     """
+    ranks = ranks or Ranks(device=torch.device(device))
+    there = state.newest(out) is not None
     if resume:
-        if not (out / "state.pt").exists():
-            raise ValueError(f"{out}: no state.pt there to resume from; to start from weights alone, use --init-from")
+        if not there:
+            raise ValueError(f"{out}: no state there to resume from; to start from weights alone, use --init-from")
         init_from = [out / "model.safetensors"]
-    elif (out / "state.pt").exists():
+    elif there:
         raise ValueError(f"{out}: holds a run already; --resume {out} goes on with it, another --out starts another")
-    return run(make_stage(name, config, out, init_from, device), out, resume=resume, device=device)
+    if not isinstance(config, DiffusionTraining) and (ranks.world > 1 or config.train.micro_batch):
+        raise ValueError(f"train.py {name}: one process trains it, a batch at once; an editor or painter can be divided")
+    ranks.rows(config.train.batch_size, config.train.micro_batch)
+    return run(make_stage(name, config, out, init_from, ranks.device), out, resume=resume, ranks=ranks)
+
+
+def settled(name: str, config: Any, init_from: Sequence[str | Path]) -> Any:
+    """The config with what follows from its data, and from the weights that it begins with."""
+    if name == "writer":
+        return epochs_as_steps(config)
+    return starting_from(config, init_from, edits=name == "editor") if name in DENOISERS else config
 
 
 def saved_config(name: str, out: Path) -> Any:
@@ -140,9 +142,8 @@ def rebuild(
     """Train every stage of the tiny preset in turn and put what ships into `out`. Stopped, it goes on where it was."""
     for name in PRESETS:
         config, where = PRESETS[name]["tiny"], runs / name
-        config = settled(config) if name == "writer" else config
         init_from = [runs / other / "model.safetensors" for other in STARTS_FROM.get(name, ())]
-        resume = (where / "state.pt").exists()
+        config, resume = settled(name, config, init_from), state.newest(where) is not None
         if resume and saved_config(name, where) != config:
             raise ValueError(f"{where} was trained by another recipe; remove it, or give another --out")
         show(start(name, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)

@@ -29,7 +29,7 @@ class VAEStage:
         self.config = config
         self.module = AutoencoderKL(config.model).to(memory_format=torch.channels_last)
 
-    def batch(self, step: int) -> tuple[Tensor, torch.Generator]:
+    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, torch.Generator]:
         """Pictures, and the generator of the posterior's draws."""
         seed = self.config.train.seed
         rng = np.random.default_rng([seed, step])
@@ -53,11 +53,11 @@ class VAEStage:
         z = module.encode(x).mode()
         return x, z, module.decode(z).clamp(-1, 1)
 
-    def export(self, module: nn.Module, path: Path) -> None:
+    def export(self, module: nn.Module, path: Path, done: dict[str, int] | None = None) -> None:
         """The autoencoder, with the scaling factor that gives its latents unit variance."""
         _, z, _ = self.held_out(module)
         vae = replace(self.config.model, scaling_factor=round(1 / float(z.std()), 5))
-        write_parts(path, Config(vae=vae), {"vae": module}, None, self.config)
+        write_parts(path, Config(vae=vae), {"vae": module}, None, self.config, done)
 
     def preview(self, module: nn.Module, path: Path) -> dict[str, float]:
         """Pictures above their reconstructions; the median PSNR in dB."""

@@ -67,7 +67,7 @@ def make_writer(config: WriterTraining, init_from: Sequence[str | Path] = ()) ->
     return WriterStage(config, base.model.requires_grad_(True), base.pieces, triplets)
 
 
-def settled(config: WriterTraining) -> WriterTraining:
+def epochs_as_steps(config: WriterTraining) -> WriterTraining:
     """The config with as many steps as its epochs over its triplets take."""
     n = len(read_triplets(config.data)) if config.data else config.triplets
     steps = max(1, math.ceil(config.epochs * n / config.train.batch_size))
@@ -115,7 +115,7 @@ class LanguageStage:
     def __init__(self, config: LanguageTraining, model: Llama, pieces: Pieces):
         self.config, self.module, self.pieces = config, model, pieces
 
-    def batch(self, step: int) -> Rows:
+    def batch(self, step: int, rows: range | None = None) -> Rows:
         c = self.config
         rng = np.random.default_rng([c.train.seed, step])
         return text_rows(self.pieces, c.train.batch_size, c.length, rng, c.texts)
@@ -124,8 +124,8 @@ class LanguageStage:
         tokens, told = (each.to(module.token.weight.device) for each in batch)
         return next_token_loss(module, tokens, told)
 
-    def export(self, module: Llama, path: Path) -> None:
-        write_parts(path, module.config, {"writer": module}, self.pieces, self.config)
+    def export(self, module: Llama, path: Path, done: dict[str, int] | None = None) -> None:
+        write_parts(path, module.config, {"writer": module}, self.pieces, self.config, done)
 
     def writer(self, module: Llama) -> Writer:
         return Writer(module, self.pieces, module.config)
@@ -166,17 +166,18 @@ class WriterStage(LanguageStage):
             )
         return row, len(asked)
 
-    def batch(self, step: int) -> tuple[Tensor, ...]:
+    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, ...]:
         """The step's share of the triplets, epoch after epoch, each in its own order; then texts to rehearse."""
         n, places = len(self.rows), np.arange(self.config.train.batch_size) + step * self.config.train.batch_size
         orders = {e: np.random.default_rng([self.config.train.seed, e]).permutation(n) for e in set(places // n)}
         chosen = [self.rows[orders[place // n][place % n]] for place in places]
         longest = max(len(row) for row, _ in chosen)
-        rows = [pad(torch.tensor(row), (0, longest - len(row)), value=self.pieces.eos) for row, _ in chosen]
+        padded = [pad(torch.tensor(row), (0, longest - len(row)), value=self.pieces.eos) for row, _ in chosen]
         where, c = torch.arange(longest), self.config
         told = torch.stack([(where >= asked) & (where < len(row)) for row, asked in chosen])
         rng = np.random.default_rng([c.train.seed, step, 1])
-        return torch.stack(rows), told, *(text_rows(self.pieces, c.rehearsed, c.length, rng, c.texts) if c.rehearsed else ())
+        more = text_rows(self.pieces, c.rehearsed, c.length, rng, c.texts) if c.rehearsed else ()
+        return torch.stack(padded), told, *more
 
     def loss(self, module: Llama, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         loss, figures = super().loss(module, batch[:2])

@@ -1,0 +1,498 @@
+"""Precomputed sets: what the autoencoder makes of each crop, whoever made it and however often it was stopped."""
+
+import errno
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config, small_pipeline
+from PIL import Image
+from test_cli import here, weights  # noqa: F401 (fixtures are taken by name)
+from test_pairs import contents
+
+from minip2p.cli import main
+from minip2p.data.edits import Edits, open_edits, split
+from minip2p.data.images import to_tensor
+from minip2p.data.latents import Latents
+from minip2p.datagen import precompute as module
+from minip2p.datagen.precompute import Settings, crops_of, encode_unit, precompute
+from minip2p.training.config import DiffusionTraining, TrainConfig
+from minip2p.training.examples import Example, Mixture, Stored
+from minip2p.training.pairs import PairsStage, open_set, read_groups
+
+ROOT = Path(__file__).parent.parent
+FEW = Settings(size=32, resize=(32, 40), crops=2, unit=3, batch=5)
+ONE = replace(FEW, crops=1, flips=False, unit=16)
+TEXTS = ["make it night", "", "färbe es blau 🏠", "make it night", " add\ta\nboat ", "🏳️‍🌈", "x" * 3000]
+SIZES = [(48, 40), (40, 52), (33, 70), (64, 32), (32, 32), (90, 41), (50, 47)]
+"""(width, height)"""
+
+
+def write_set(folder: Path, texts=TEXTS, sizes=SIZES) -> Path:
+    """Pairs of noise in the authors' layout; the second's target has another shape than its source."""
+    rng = np.random.default_rng(0)
+    for i, text in enumerate(texts):
+        at = folder / f"{i:07}"
+        at.mkdir(parents=True)
+        (at / "prompt.json").write_text(json.dumps({"input": f"Caption {i}", "edit": text, "output": "after"}))
+        for side in (0, 1):
+            w, h = sizes[i % len(sizes)]
+            shape = (h + 9, w, 3) if (i, side) == (1, 1) else (h, w, 3)
+            Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(at / f"{7 + i}_{side}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return small_pipeline()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def edits(data) -> Edits:
+    return open_edits(data)
+
+
+def made(pipe, edits: Edits, out: Path, given: Settings = FEW, **how) -> list[str]:
+    mark = read_groups(edits, how.get("skip_broken", False))[1]
+    return [unit.name for unit in precompute(pipe.vae, edits, given, out, data=mark, **how)]
+
+
+@pytest.fixture(scope="module")
+def whole(pipe, edits, tmp_path_factory) -> Path:
+    """What an uninterrupted run makes."""
+    out = tmp_path_factory.mktemp("whole")
+    assert made(pipe, edits, out) == ["00000000", "00000003", "00000006"]
+    return out
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+# What is in it
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("flips, crops, batch", [(True, 2, 1), (True, 3, 5), (False, 3, 64)])
+def test_each_array_is_the_posterior_of_its_crop(pipe, edits, flips, crops, batch):
+    """Each picture encoded by itself, its crop cut out by hand."""
+    given = replace(FEW, flips=flips, crops=crops, batch=batch)
+    for i, (text, array) in enumerate(encode_unit(pipe.vae, edits, range(len(edits)), given)):
+        pair, plans = edits[i], crops_of(edits.key(i), given)
+        assert array.shape == (given.variants, 3, 4, 8, 8) and array.dtype == np.float16 and text.key == edits.key(i)
+        assert [crop.flip for crop in plans] == [bool(v % 2) and flips for v in range(given.variants)]
+        for v, (crop, stored) in enumerate(zip(plans, array, strict=True)):
+            w, h = pair.source.size
+            w, h = (round(side * crop.side / min(w, h)) for side in (w, h))
+            left, top = round(crop.left * (w - 32)), round(crop.top * (h - 32))
+            assert 0 <= left <= w - 32 and 0 <= top <= h - 32 and crop.side in range(32, 41)
+            expected = []
+            for picture in (pair.source, pair.target.resize(pair.source.size, Image.Resampling.LANCZOS)):
+                x = to_tensor(picture.resize((w, h), Image.Resampling.LANCZOS))[:, top : top + 32, left : left + 32]
+                expected.append(pipe.vae.encode(2 * (x.flip(-1) if flips and v % 2 else x)[None] - 1))
+            source, target = expected
+            expected = torch.cat([source.mode(), target.mean, torch.exp(target.logvar / 2)])
+            torch.testing.assert_close(torch.from_numpy(stored).float(), expected, rtol=2e-3, atol=2e-4)
+
+
+def test_crops_of_a_pair_are_the_same_for_ever_and_no_others():
+    given = Settings()
+    first = crops_of("0000012/7", given)[0]
+    assert (first.side, first.left, first.top, first.flip) == (271, 0.1092151584049672, 0.1816094674590618, False)
+    assert crops_of("0000012/7", replace(given, crops=2, batch=3, unit=9)) == crops_of("0000012/7", given)[:4]
+    others = [crops_of(key, replace(given, seed=seed)) for key in ("0000012/7", "0000012/8", "é") for seed in (0, 1)]
+    assert len({crop.left for each in others for crop in each}) == 6 * given.crops
+    assert {crop.side for i in range(200) for crop in crops_of(f"{i}", given)} == set(range(256, 289))
+
+
+def test_tars_are_read_as_webdataset_reads_them(whole, edits):
+    """KEY.json and KEY.npy of one sample follow each other, by any reader of numpy's files."""
+    numbers = []
+    for tar in sorted(whole.glob("*.tar")):
+        with tarfile.open(tar) as file:
+            members = file.getmembers()
+            assert {(m.mtime, m.uid, m.gid) for m in members} == {(0, 0, 0)}
+            for text, array in zip(members[::2], members[1::2], strict=True):
+                key = text.name.removesuffix(".json")
+                assert array.name == f"{key}.npy" and tar.stem <= key
+                numbers.append(int(key))
+                told, item = json.loads(file.extractfile(text).read()), edits.text(int(key))
+                expected = {"instruction": item.instruction, "group": item.group, "input": item.input}
+                assert told == expected | {"output": "after"}
+                values = np.load(io.BytesIO(file.extractfile(array).read()), allow_pickle=False)
+                assert values.shape == (4, 3, 4, 8, 8) and values.dtype == np.float16
+                latents = Latents.open(whole)
+                for v in range(4):
+                    assert (latents.read(int(key), v).numpy() == values[v]).all()
+    assert numbers == list(range(7))
+    latents = pickle.loads(pickle.dumps(Latents.open(whole)))
+    assert latents.instructions == [text.strip() for text in TEXTS] and latents.variants == 4
+
+
+def test_half_letters_in_a_text_do_not_stop_it(pipe, tmp_path):
+    edits = open_edits(write_set(tmp_path / "data", ["half \ud83c"]))
+    assert made(pipe, edits, tmp_path / "out", ONE) == ["00000000"]
+    assert Latents.open(tmp_path / "out").instructions == ["half \ud83c"]
+
+
+# Training on it
+
+
+def config_of(*paths: Path, **changes) -> DiffusionTraining:
+    how = {"size": 32, "resize": (32, 40), "change_weight": 1.0, "held_out": 3, "train": TrainConfig(batch_size=7)}
+    return DiffusionTraining(model=small_config(), data=tuple(map(str, paths)), **how | changes)
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """The crops of a precomputed set as pictures."""
+
+    stored: Stored
+    edits: Edits
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
+        item, variant = self.stored.items[i], int(rng.integers(self.stored.latents.variants))
+        pair, crop = self.edits[item], crops_of(self.edits.key(item), FEW)[variant]
+        return Example(text=pair.instruction, pixels=crop(pair.source, pair.target, 32))
+
+
+def test_the_loss_and_its_gradient_are_those_of_encoding_the_same_crops(edits, whole):
+    stage = PairsStage(config_of(whole), small_pipeline())
+    (stored,) = stage.examples.sets
+    pictures = Mixture(sets=[Cropped(stored, edits)], shares=[1.0], seed=0)
+    for step in (0, 5):
+        stage.examples, found = Mixture(sets=[stored], shares=[1.0], seed=0), []
+        for examples in (stage.examples, pictures):
+            stage.examples = examples
+            batch = stage.batch(step)
+            losses = stage.losses(stage.module, batch)
+            gradients = torch.autograd.grad(losses.mean(), list(stage.module.parameters()), allow_unused=True)
+            found.append((batch, losses, torch.cat([g.flatten() for g in gradients if g is not None])))
+        (ours, a, da), (theirs, b, db) = found
+        assert ours.pixels is None and theirs.latents is None and ours.texts == theirs.texts
+        assert torch.equal(ours.posterior, theirs.posterior) and torch.equal(ours.noise, theirs.noise)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=0)
+        assert (da - db).norm() < 1e-3 * db.norm() and not torch.equal(a, b)
+
+
+def test_the_posterior_is_sampled_anew_in_each_epoch(pipe, edits, tmp_path):
+    """Of one crop there is one mean and one deviation, and in each epoch another draw, on which the loss depends."""
+    made(pipe, edits, tmp_path, ONE)
+    stage = PairsStage(config_of(tmp_path, dropout=0.0, noise_power=1.0), small_pipeline())
+    n = len(stage.examples.sets[0])
+    batches = [stage.batch(step, range(stage.config.train.batch_size)) for step in range(3 * n)]
+    rows = {}
+    for batch in batches:
+        for text, latents, draw in zip(batch.texts, batch.latents, batch.posterior, strict=True):
+            rows.setdefault(latents.numpy().tobytes(), []).append(draw)
+            assert text in [each.strip() for each in TEXTS]
+    assert len(rows) == n and {len(each) for each in rows.values()} == {21}, "an epoch has each pair once"
+    draws = torch.stack([draw for each in rows.values() for draw in each])
+    assert len({draw.numpy().tobytes() for draw in draws}) == len(draws)
+    assert abs(float(draws.mean())) < 0.05 and abs(float(draws.std()) - 1) < 0.05
+    batch = batches[0]
+    losses = [stage.losses(stage.module, replace(batch, posterior=x)) for x in (batch.posterior, -batch.posterior)]
+    assert (losses[0] != losses[1]).all()
+
+
+def test_all_variants_are_seen(whole):
+    stage = PairsStage(config_of(whole), small_pipeline())
+    (stored,) = stage.examples.sets
+    seen = {stage.examples.example(i, np.random.default_rng(i), 0)[0].latents.numpy().tobytes() for i in range(400)}
+    assert len(seen) == 4 * len(stored)
+
+
+def test_pairs_fall_to_the_same_splits_as_pictures_do(pipe, tmp_path):
+    data = write_set(tmp_path / "data", [f"edit {i}" for i in range(64)], [(32, 33)])
+    edits, config = open_edits(data), config_of(held_out=64)
+    made(pipe, edits, tmp_path / "all", ONE)
+    pictures, kept, mark = open_set(str(data), config, pipe)
+    stored, also_kept, same = open_set(str(tmp_path / "all"), config, pipe)
+    train, val, _ = split(edits)
+    assert stored.items == pictures.items == train and mark == same and 40 < len(train) < 64 and val
+    assert [each.text for each in kept] == [each.text for each in also_kept] == [f"edit {i}" for i in val]
+    for i in (train[0], val[0]):
+        next((data / f"{i:07}").glob("*_1.png")).write_bytes(b"no picture")
+    made(pipe, edits, tmp_path / "some", ONE, skip_broken=True)
+    fewer, kept, _ = open_set(str(tmp_path / "some"), config, pipe)
+    assert [fewer.latents.instructions[i] for i in fewer.items] == [f"edit {i}" for i in train[1:]]
+    assert [each.text for each in kept] == [f"edit {i}" for i in val[1:]]
+
+
+def test_sets_of_both_kinds_are_refused_at_once(pipe, data, whole, edits, tmp_path):
+    for held_out in (0, 3):
+        with pytest.raises(ValueError, match=f"^{data}: pictures and precomputed sets cannot be mixed; precompute it"):
+            PairsStage(config_of(whole, data, held_out=held_out), pipe)
+    made(pipe, edits, tmp_path, ONE)
+    stage = PairsStage(config_of(whole, tmp_path, shares=(3.0, 1.0)), small_pipeline())
+    assert stage.batch(0).latents.shape == (7, 3, 4, 8, 8)
+
+
+# Whoever makes it
+
+
+def test_shards_and_order_change_no_byte(edits, whole, tmp_path):
+    for shards in ([(1, 2), (0, 2)], [(2, 3), (1, 3), (0, 3)]):
+        out = tmp_path / f"{len(shards)}"
+        for shard in shards:
+            making = precompute(small_pipeline().vae, edits, FEW, out, data=read_groups(edits, False)[1], shard=shard)
+            next(making)
+            making.close()
+        made(small_pipeline(), edits, out)
+        assert contents(out) == contents(whole)
+
+
+SLOW = replace(FEW, crops=1, unit=1)
+
+
+def slow_run(data: str, out: str) -> None:
+    """A run that dawdles in between and while it writes, so that it is met in the middle of everything."""
+    put, rest = module.put, 0.02
+
+    def slow_put(path: Path, data: bytes) -> None:
+        put(path, data[:600])
+        time.sleep(rest)
+        put(path, data)
+        time.sleep(rest)
+
+    module.put = slow_put
+    made(small_pipeline(), open_edits(data), Path(out), SLOW, patience=1.0)
+
+
+def test_ten_kills_at_random_moments_lose_nothing(pipe, data, edits, tmp_path, monkeypatch):
+    """Resumed each time, the set is that of an uninterrupted run, byte for byte, and nothing else lies there."""
+    context, rng, kills = multiprocessing.get_context("forkserver"), random.Random(4), 0
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    context.set_forkserver_preload([__name__])  # imports wait once, not ten times
+    made(pipe, edits, tmp_path / "whole", SLOW)
+    for run in range(100):
+        out, alive = tmp_path / f"{run}", True
+        while alive and kills < 10:
+            process = context.Process(target=slow_run, args=(str(data), str(out)))
+            process.start()
+            while not (out / "precomputed.json").exists() and process.is_alive():
+                time.sleep(0.005)
+            process.join(rng.uniform(0.02, 0.4))
+            alive = process.is_alive()
+            process.kill()
+            process.join()
+            assert process.exitcode in (0, -9)
+            kills += process.exitcode == -9
+        made(pipe, edits, out, SLOW, patience=1.0)
+        assert contents(out) == contents(tmp_path / "whole")
+        if kills >= 10:
+            break
+    assert kills == 10
+
+
+# What is wrong with it
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(pipe, edits, whole, tmp_path, monkeypatch):
+    put, written = module.put, []
+
+    def full(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) == 2:
+            put(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        put(path, data)
+
+    monkeypatch.setattr(module, "put", full)
+    with pytest.raises(OSError, match=r"cannot be written: no space left on device.*00000003\.tar") as error:
+        made(pipe, edits, tmp_path)
+    assert error.value.errno == errno.ENOSPC and set(contents(tmp_path)) == {"precomputed.json", "00000000.tar"}
+    assert made(pipe, edits, tmp_path) == ["00000003", "00000006"] and contents(tmp_path) == contents(whole)
+
+
+def test_a_tar_cut_anywhere_is_named(copy):
+    tar = copy / "00000003.tar"
+    data = tar.read_bytes()
+    with tarfile.open(tar) as file:
+        end = max(member.offset_data + member.size for member in file)
+    starts = [*range(0, end, 512), *random.Random(0).sample(range(end), 30)]
+    for length in starts:
+        tar.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"00000003\.tar is damaged \(.*remove it and run minip2p ") as error:
+            Latents.open(copy)
+        assert "\n" not in str(error.value)
+    for there in (b"", b"no tar" * 1000, bytes(10_240)):
+        tar.write_bytes(there)
+        with pytest.raises(ValueError, match=r"00000003\.tar is damaged"):
+            Latents.open(copy)
+
+
+def test_a_tar_cut_after_it_was_opened_is_named(copy):
+    latents = Latents.open(copy)
+    (copy / "00000003.tar").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"00000003\.tar: cut short since it was opened, in the latents of pair 4"):
+        latents.read(4, 1)
+    (copy / "00000003.tar").unlink()
+    with pytest.raises(ValueError, match=r"00000003\.tar: no such file"):
+        latents.read(4, 1)
+
+
+def test_what_training_cannot_read_is_told_at_once(pipe, copy):
+    other = small_pipeline(seed=9)
+    for said, config, networks in (
+        ("another autoencoder", config_of(copy), other),
+        ("was precomputed at 32 pixels, not 64: --set size=32", config_of(copy, size=64, resize=(64, 72)), pipe),
+    ):
+        with pytest.raises(ValueError, match=said):
+            PairsStage(config, networks)
+    (copy / "00000006.tar").unlink()
+    with pytest.raises(ValueError, match="1 of 3 tars are not there yet; run minip2p precompute again"):
+        PairsStage(config_of(copy), pipe)
+    for text in ("{", "[]", "{}"):
+        (copy / "precomputed.json").write_text(text)
+        with pytest.raises(ValueError, match=r"precomputed\.json is damaged .*precompute the set again"):
+            PairsStage(config_of(copy), pipe)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"size": 16}, "with size 32, this one has 16"),
+        ({"resize": (32, 41)}, r"with resize \[32, 40\], this one has \[32, 41\]"),
+        ({"crops": 3}, "with crops 2, this one has 3"),
+        ({"flips": False}, "with flips true, this one has false"),
+        ({"seed": 1}, "with seed 0, this one has 1"),
+        ({"unit": 4}, "with unit 3, this one has 4"),
+        ({"batch": 6}, "with batch 5, this one has 6"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused(pipe, edits, whole, change, said):
+    before = contents(whole)
+    with pytest.raises(ValueError, match=f"{said}: choose another --output, or the same settings"):
+        made(pipe, edits, whole, replace(FEW, **change))
+    with pytest.raises(ValueError, match="with vae "):
+        made(small_pipeline(seed=9), edits, whole)
+    assert contents(whole) == before
+
+
+# The command line
+
+
+WORDS = ["--size", "32", "--resize", "32", "40", "--flip", "yes", "--crops", "2", "--unit", "3", "--batch-size", "5"]
+
+
+def command(data: Path | str, *words: str, output="out") -> list[str]:
+    return ["precompute", "--data", f"{data}", "--output", output, *WORDS, "--weights", "editor.safetensors", *words]
+
+
+@pytest.fixture
+def alone(here, monkeypatch):  # noqa: F811
+    """A working directory with weights, and no torchrun around."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return here
+
+
+RANK = """
+import sys
+from minip2p.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_ranks_at_once_make_what_one_process_makes(alone, data, capsys):
+    """Each reads its place from the environment, as torchrun gives it."""
+    words, ranks = ("--unit", "1", "--device", "cpu"), []
+    for rank in range(2):
+        env = os.environ | {"RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_RANK": f"{rank}", "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-c", RANK, *command(data, *words, output="two")]
+        ranks.append(subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert main(command(data, *words, output="one")) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("one: 7 pairs in 4 variants in ") and "pictures/s)" in said
+    told = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    assert contents(Path("one")) == contents(Path("two"))
+    assert sum(int(out.split()[1]) for out, _ in told) in (7, 8), "the last unit may be made twice"
+    assert main(command(data, *words, output="one")) == 0
+    assert "one: 0 pairs" in capsys.readouterr().out, "there is nothing left to do"
+
+
+def test_broken_pictures_are_named_and_left_out_only_where_that_is_asked_for(alone, capsys):
+    data = write_set(Path("data"))
+    (data / "0000004" / "11_1.png").write_bytes((data / "0000004" / "11_1.png").read_bytes()[:300])
+    (data / "0000005" / "12_0.png").unlink()
+    assert main(command(data)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "data/0000004/11_1.png" in error and "--skip-broken leaves it out" in error
+    assert set(contents(Path("out"))) == {"precomputed.json", "00000000.tar"}
+    assert main(command(data, "--skip-broken")) == 0
+    out, err = capsys.readouterr()
+    assert "3 pairs in 4 variants" not in out and "out: 2 pairs in 4 variants" in out and "; 2 left out" in out
+    told = out + err
+    assert "left out: data/0000004/11_1.png" in told and "left out: data/0000005/12_0" in told
+    latents = Latents.open(Path("out"))
+    assert latents.instructions == [TEXTS[i].strip() for i in (0, 1, 2, 3, 6)]
+    with tarfile.open("out/00000003.tar") as file:
+        assert file.getnames() == ["00000003.json", "00000003.npy", "00000004.broken", "00000005.broken"]
+        assert b"11_1.png" in file.extractfile("00000004.broken").read()
+    assert main(command(data, "--skip-broken", output="again")) == 0
+    assert contents(Path("again")) == contents(Path("out"))
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--output", "in.png"], "output in.png is a file; expected a folder"),
+        (["--crops", "0"], "crops 0: expected at least 1"),
+        (["--unit", "-1"], "unit -1: expected at least 1"),
+        (["--batch-size", "0"], "batch 0: expected at least 1"),
+        (["--resize", "31", "40"], "resize (31, 40): expected two sizes, from size 32 on"),
+        (["--resize", "40", "36"], "resize (40, 36): expected two sizes"),
+        (["--size", "30", "--resize", "30", "30"], "size 30: expected a multiple of"),
+        (["--seed", "-1"], "seed -1: expected at least 0"),
+        (["--patience", "0"], "patience 0: expected seconds"),
+        (["--size", "0"], "size 0: expected at least 1"),
+        (["--dtype", "bfloat16"], "dtype bfloat16: the autoencoder is run in float32, as training runs it"),
+        (["--shard", "3/2"], "--shard '3/2': expected I/N"),
+        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--data", "here", "--output", "./here"], "output here: expected another folder than that of the pairs"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(alone, data, capsys, words, said):
+    assert main(command(data, *words)) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1 and not Path("out").exists()
+
+
+def test_a_folder_of_another_run_is_refused_in_one_line(alone, data, capsys):
+    assert main(command(data)) == 0
+    there = contents(Path("out"))
+    capsys.readouterr()
+    assert main(command(data, "--crops", "3")) == 2
+    error = capsys.readouterr().err
+    assert "out/precomputed.json tells of a run with crops 2, this one has 3" in error and len(error.splitlines()) == 1
+    assert contents(Path("out")) == there
+
+
+def test_a_precomputed_set_is_not_precomputed_again(alone, whole, capsys):
+    assert main(command(whole)) == 2
+    error = capsys.readouterr().err
+    assert "is precomputed already" in error and len(error.splitlines()) == 1
