@@ -115,7 +115,7 @@ class Mixture:
         which, nth = draws.turn(number, self.shares)
         broken: list[str] = []
         chosen = self.sets[which]
-        for at in range(nth, nth + len(chosen)):
+        for at in range(nth, nth + 2 * len(chosen)):  # a whole epoch is within: every item has its turn
             try:
                 return chosen.example(draws.place(self.seed, which, at, len(chosen)), rng, step), broken
             except ValueError as error:
