@@ -120,6 +120,7 @@ def test_changed_pixels_are_those_of_which_a_channel_differs_by_more_than_a_tent
         (["editor", "--resume", "{tmp}", "--init-from", "x"], "--resume goes on"),
         (["vae", "--steps", "0"], "at least 1"),
         (["vae", "--out", "{tmp}/run", "--set", "train.lr=1"], "train.lr"),
+        (["editor", "--out", "{tmp}/run", "--set", "train.seed=-1"], "train.seed = -1: expected at least 0"),
         (["editor", "--out", "{tmp}/run", "--init-from", "{tmp}/absent.safetensors"], "absent.safetensors"),
         (["vae", "--device", "tpu"], "unknown device"),
         (["painting"], "invalid choice"),

@@ -493,6 +493,7 @@ def test_a_folder_of_another_run_is_refused_in_one_line(alone, data, capsys):
 
 
 def test_a_precomputed_set_is_not_precomputed_again(alone, whole, capsys):
-    assert main(command(whole)) == 2
-    error = capsys.readouterr().err
-    assert "is precomputed already" in error and len(error.splitlines()) == 1
+    for words in (command(whole), ["check", str(whole)]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "is precomputed already" in error and len(error.splitlines()) == 1

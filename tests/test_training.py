@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minip2p
+from minip2p import checkpoints
 from minip2p.checkpoints.mapped import replace_file
 from minip2p.config import Config, PRESETS as MODELS, override
-from minip2p.data.scenes import instructions
+from minip2p.cli.train import _make_pairs
+from minip2p.data.latents import Latents
+from minip2p.data.scenes import instructions, render, sample_edit
+from minip2p.datagen import miniature
+from minip2p.loading import shipped
 from minip2p.models.vae import AutoencoderKL
 from minip2p.training import loop, recipe
 from minip2p.training.config import TrainConfig
@@ -122,21 +128,55 @@ def test_the_recipe_makes_what_ships_and_goes_on_where_it_was(tmp_path, monkeypa
     thin = {name: {"tiny": config_of(name)} for name in PRESETS}
     thin["editor"]["tiny"] = override(thin["editor"]["tiny"], "model.sampling.text_scale=3")
     monkeypatch.setattr(recipe, "PRESETS", thin)
-    trained = []
+    monkeypatch.setattr(recipe, "FROM_PAIRS", config_of("editor"))
+    trained, asked = [], []
 
     def show(logs, steps, name):
         trained.extend((name, log.step) for log in logs if "loss" in log.figures)
 
-    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
-    assert trained == [(name, step) for name in PRESETS for step in (2, 4, 6)]
-    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
-    assert len(trained) == 21, "what is finished is not trained again"
+    def make_pairs(models):
+        assert all(path.is_file() for path in models.values())
+        asked.append(set(models))
+        rng = np.random.default_rng(0)
+        for i in range(40):
+            edit, folder = sample_edit(rng), tmp_path / f"pairs/{i}"
+            folder.mkdir(parents=True, exist_ok=True)
+            told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
+            (folder / "prompt.json").write_text(json.dumps(told))
+            for side, scene in enumerate((edit.source, edit.target)):
+                render(scene, 64).save(folder / f"0_{side}.png")
+        return tmp_path / "pairs"
+
+    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)
+    assert trained == [(name, step) for name in (*PRESETS, "editor-from-pairs") for step in (2, 4, 6)]
+    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)
+    assert len(trained) == 24, "what is finished is not trained again"
+    assert asked == 2 * [set(PRESETS)]
     ships = {f"{name}.safetensors" for name in ("clip", "reader", "editor", "painter", "writer")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == ships
+    paired, painter = (minip2p.load(tmp_path / f"runs/{name}/model.safetensors") for name in ("editor-from-pairs", "painter"))
+    assert torch.equal(paired.vae.decoder.conv_out.weight, painter.vae.decoder.conv_out.weight)
+    assert paired.config.unet.in_channels == 2 * painter.config.unet.in_channels
     assert minip2p.load(tmp_path / "out/editor.safetensors").config.sampling.text_scale == 3
     thin["vae"]["tiny"] = config_of("vae", "kl_weight=1.0")
     with pytest.raises(ValueError, match="another recipe"):
-        recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
+        recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)
+
+
+def test_the_recipes_pairs_are_made_by_its_own_models(tmp_path, monkeypatch):
+    """As `minip2p make-data` and `precompute` make them."""
+    small = replace(miniature.RECIPES["tiny"], captions=5, compared=1, compared_samples=1)
+    small = replace(small, painting=replace(small.painting, samples=2, steps=8, thresholds=miniature.ALL))
+    monkeypatch.setitem(miniature.RECIPES, "tiny", small)
+    models = {}
+    for name in ("writer", "painter", "clip", "reader"):
+        models[name] = tmp_path / f"{name}.safetensors"
+        models[name].write_bytes(shipped(name).read_bytes())
+    opened, load = [], checkpoints.read
+    monkeypatch.setattr(checkpoints, "read", lambda path, *rest, **how: opened.append(Path(path)) or load(path, *rest, **how))
+    latents = Latents.open(_make_pairs(models, tmp_path / "data", "cpu"))
+    assert set(models.values()) <= set(opened) and not any(path.parent == shipped("clip").parent for path in opened)
+    assert len(latents) == 10 and latents.variants == 8 and latents.told["size"] == 64
 
 
 def test_loss_falls(tmp_path, vae_file):

@@ -27,6 +27,7 @@ from minip2p.data.images import to_tensor
 from minip2p.data.scenes import render, sample_edit
 from minip2p.loading import shipped
 from minip2p.pipeline import Pipeline
+from minip2p.training import pairs as pairs_module
 from minip2p.training import state
 from minip2p.training.diffusion import edit_tensors
 from minip2p.training.presets import PAPER, PRESETS
@@ -343,6 +344,18 @@ def test_a_run_tells_loss_by_noise_level_memory_and_shows_held_out_pairs(pairs, 
     assert sheet.width > 5 * 192
 
 
+def test_where_none_is_held_out_some_that_are_learnt_are_shown(pairs, editor, tmp_path, monkeypatch):
+    few = tmp_path / "pairs"
+    trained = [name for name in sorted(pairs.iterdir()) if share_of(open_edits(pairs).text(int(name.name)).group) == 0]
+    for folder in trained[:3]:
+        shutil.copytree(folder, few / folder.name)
+    titles, lay_out = [], pairs_module.lay_out
+    monkeypatch.setattr(pairs_module, "lay_out", lambda title, *rest: titles.append((title, len(rest[1]))) or lay_out(title, *rest))
+    finish(config_of(few, editor, "train.batch_size=4"), tmp_path / "run", editor)
+    assert titles == [("Pairs that it learns from: none is held out", 3)] and (tmp_path / "run/samples/000006.png").exists()
+    assert "held_out_loss" not in (tmp_path / "run/log.jsonl").read_text(), "a loss of what is learnt is no measure"
+
+
 def test_the_printed_config_is_words_for_set_and_marks_what_the_paper_has(capsys):
     assert main(["train", "editor", "--print-config"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -380,6 +393,7 @@ def test_bfloat16_is_refused_where_it_is_slow(pairs, editor, tmp_path, monkeypat
     monkeypatch.setattr("minip2p.loading.cpu_flags", lambda: set())
     with pytest.raises(ValueError, match="bfloat16 is 8 times slower"):
         finish(config_of(pairs, editor, "train.precision=bf16"), tmp_path, editor)
+    assert not any(tmp_path.iterdir())
 
 
 def psnr(images, targets):

@@ -48,6 +48,10 @@ class Options:
     """the language model"""
     painter: Annotated[str | None, optional("PATH", "(default: the shipped one)")] = None
     """the model that paints"""
+    clip: Annotated[str | None, optional("PATH", "(default: the shipped one)")] = None
+    """the CLIP that filters"""
+    reader: Annotated[str | None, optional("PATH", "(default: the shipped one)")] = None
+    """who tells, for the report, what pictures show"""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps"""
 
@@ -64,7 +68,7 @@ def run(options: Options) -> None:
     device = {"device": options.device}
     models = miniature.Models(
         writer=load_writer(options.writer, **device), painter=load(options.painter or shipped("painter"), **device),
-        clip=load_clip(**device), reader=load_reader(**device),
+        clip=load_clip(options.clip, **device), reader=load_reader(options.reader, **device),
     )  # fmt: skip
     with tqdm(unit="", dynamic_ncols=True) as bar:
 

@@ -54,7 +54,6 @@ def run(options: Options) -> None:
     from tqdm import tqdm
 
     from ..data.edits import open_edits
-    from ..data.latents import is_precomputed
     from ..datagen.precompute import Settings, precompute
     from ..training.pairs import read_groups
     from ..training.presets import PRESETS
@@ -76,8 +75,6 @@ def run(options: Options) -> None:
         raise ValueError(f"output {out} is a file; expected a folder")
     if out.resolve() == Path(options.data).resolve():
         raise ValueError(f"output {out}: expected another folder than that of the pairs")
-    if is_precomputed(options.data):
-        raise ValueError(f"data {options.data}: is precomputed already; give the pairs that it was made of")
     edits = open_edits(options.data)
     mark = read_groups(edits, options.skip_broken)[1]
     device = device_of(options.loading.device)

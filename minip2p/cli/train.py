@@ -74,7 +74,7 @@ def run(options: Options) -> None:
     from ..loading import place
     from ..training.loop import progress
     from ..training.ranks import joined
-    from ..training.recipe import rebuild, start
+    from ..training.recipe import SECOND, rebuild, start
     from ..training.stops import Stopped
 
     device, _ = place(device_of(options.device), "float32")
@@ -82,8 +82,9 @@ def run(options: Options) -> None:
         if options.recipe:
             out = Path(options.out or "weights/tiny")
             files.check_writable(out / "editor.safetensors")
-            rebuild(out, out / "runs" if options.out else Path("runs/tiny"), progress, device)
-            return _tell(out / "editor.safetensors")
+            runs = out / "runs" if options.out else Path("runs/tiny")
+            rebuild(out, runs, progress, lambda models: _make_pairs(models, runs / "data", options.device), device)
+            return _tell(out / "editor.safetensors", runs / SECOND / "model.safetensors")
         out = Path(options.resume or options.out or f"runs/{options.stage}")
         config = _config(options, out)
         if options.print_config:
@@ -193,10 +194,24 @@ def _rehearse(options: Options, config, out: Path, ranks) -> None:
             print(line)
 
 
-def _tell(weights: Path) -> None:
-    """What the recipe's editor reaches."""
+def _make_pairs(models: dict[str, Path], out: Path, device: str) -> Path:
+    """A training set by the recipe's own models, as minip2p make-data and precompute make one."""
+    from . import make_data, precompute
+    from .arguments import Loading
+
+    weights = {name: str(models[name]) for name in ("writer", "painter", "clip", "reader")}
+    make_data.run(make_data.Options(output=str(out), device=device, **weights))
+    loading = Loading(weights=weights["painter"], device=device)
+    latents = out / "latents"
+    precompute.run(precompute.Options(data=str(out / "pairs"), output=str(latents), crops=8, loading=loading))
+    return latents
+
+
+def _tell(*editors: Path) -> None:
+    """What the recipe's editors reach."""
     import minip2p
 
     from ..evaluation.edits import judge_editor, table
 
-    print(table(judge_editor(minip2p.load(weights))))
+    for path in editors:
+        print(f"{path}:\n{table(judge_editor(minip2p.load(path)))}")

@@ -21,6 +21,7 @@ from PIL import Image
 from .edit_sources import EditsError, EditText, Folder, MagicBrush, Stored, Tars
 from .edit_tables import Table, load_table, saved_folder
 from .images import decode
+from .latents import is_precomputed
 
 __all__ = ["EditPair", "EditText", "Edits", "EditsError", "Source", "Stored", "open_edits", "share_of", "split"]
 
@@ -163,6 +164,8 @@ def _recognised(path: Path) -> str:
         if len(path.parts) == 2 and not path.is_absolute() and ".." not in path.parts:
             return "huggingface"  # OWNER/NAME
         raise EditsError(f"{path}: no such file or folder")
+    if is_precomputed(path):
+        raise EditsError(f"{path}: is precomputed already, latents in place of pictures; give the pairs it was made of")
     if _has_pairs(path):
         return "folder"
     if any(path.glob("*.tar")):

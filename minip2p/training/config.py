@@ -50,7 +50,7 @@ class TrainConfig:
     """the last so many states stay"""
 
     def __post_init__(self):
-        least = {"workers": 0} | dict.fromkeys(
+        least = {"workers": 0, "seed": 0} | dict.fromkeys(
             ("steps", "batch_size", "micro_batch", "log_every", "save_every", "preview_every", "keep"), 1
         )
         for name, at_least in least.items():

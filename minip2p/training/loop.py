@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from ..checkpoints.mapped import replace_file
 from ..config import to_dict
-from ..loading import place
 from . import state
 from .batches import batches
 from .config import TrainConfig
@@ -158,8 +157,6 @@ class _Kit:
 
     def autocast(self):
         device, precision = self.ranks.device, self.stage.config.train.precision
-        if precision == "bf16":
-            place(device, "bfloat16")  # refused where it is slow
         on = precision == "bf16" or precision == "auto" and device.type == "cuda"
         return torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
 

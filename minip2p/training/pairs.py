@@ -34,18 +34,21 @@ class PairsStage(DiffusionStage):
             skip_broken=config.skip_broken,
         )  # fmt: skip
         held_out = [example for _, kept, _ in sets for example in kept][: config.held_out]
+        most = min(SHOWN, config.held_out)
+        self.shown = held_out[:most] or [x for each, _, _ in sets for x in readable(each, most, config.skip_broken)][:most]
         origin = "; ".join(f"{path} {mark}" for path, (_, _, mark) in zip(config.data, sets, strict=True))
         super().__init__(config, pipe, mixture, held_out, origin)
 
     def preview(self, module: nn.ModuleDict, path: Path) -> dict[str, float]:
-        """Held-out pairs: input, results at several image scales, target."""
-        pipe, shown = self.pipeline(module), self.held_out[:SHOWN]
-        if shown:
-            sheet(pipe, shown, self.config.preview_scales).save(path)
+        """Held-out pairs: input, results at several image scales, target. In a set so small that none is held out, some
+        of those that it learns from, and the sheet says so."""
+        if self.shown:
+            title = "Held-out pairs" if self.held_out else "Pairs that it learns from: none is held out"
+            sheet(self.pipeline(module), self.shown, self.config.preview_scales, title).save(path)
         return super().preview(module, path)
 
 
-def sheet(pipe: Pipeline, examples: Sequence[Example], scales: Sequence[float]):
+def sheet(pipe: Pipeline, examples: Sequence[Example], scales: Sequence[float], title: str):
     """A row for each example, 20 steps of DDIM at the model's own text scale."""
     rows = []
     for at, each in enumerate(examples):
@@ -59,7 +62,7 @@ def sheet(pipe: Pipeline, examples: Sequence[Example], scales: Sequence[float]):
         heads = ["input", *(f"image scale {s:g}" for s in scales), "target"]
         rows.append(Row("", [] if at else heads, cells, each.text or "(no instruction)"))
     scale = f"text scale {pipe.config.sampling.text_scale:g}, 20 steps of DDIM, averaged weights"
-    return lay_out("Held-out pairs", scale, rows)
+    return lay_out(title, scale, rows)
 
 
 def pictures_of(pipe: Pipeline, example: Example) -> tuple[Tensor, Tensor]:
@@ -81,7 +84,7 @@ def open_set(path: str, config: DiffusionTraining, pipe: Pipeline) -> tuple[Pict
         groups, mark = read_groups(edits, config.skip_broken)
         options = {"size": config.size, "resize": config.resize, "flip": config.flip}
         sets = [Pictures(edits=edits, items=items, **options) for items in divide(groups)]
-    return sets[0], readable(sets[1], config), mark
+    return sets[0], readable(sets[1], config.held_out, config.skip_broken), mark
 
 
 def divide(groups: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -94,16 +97,16 @@ def divide(groups: Sequence[str]) -> tuple[list[int], list[int]]:
     return trained, kept
 
 
-def readable(examples: Pictures | Stored, config: DiffusionTraining) -> list[Example]:
-    """The first of them, not cropped at random, without those that cannot be read if these may be skipped."""
+def readable(examples: Pictures | Stored, most: int, skip_broken: bool) -> list[Example]:
+    """The first `most` of them, not cropped at random, without those that cannot be read if these may be skipped."""
     found: list[Example] = []
     for i in range(len(examples)):
-        if len(found) == config.held_out:
+        if len(found) == most:
             break
         try:
             found.append(examples.plain(i))
         except ValueError:
-            if not config.skip_broken:
+            if not skip_broken:
                 raise
     return found
 

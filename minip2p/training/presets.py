@@ -33,6 +33,8 @@ EDITOR = DiffusionTraining(
     sources=7_000,
     edits=5,
 )
+FROM_PAIRS = replace(EDITOR, train=replace(EDITOR.train, steps=4000, warmup=200))
+"""the recipe's other editor, which learns as the paper's: from the painter, on pairs that the other models made"""
 
 PRESETS = {
     "vae": {

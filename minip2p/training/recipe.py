@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints.mapped import replace_file
 from ..config import from_dict
-from ..loading import shipped
+from ..loading import place, shipped
 from ..models.vae import AutoencoderKL
 from . import state
 from .clip import CLIPStage
@@ -22,7 +22,7 @@ from .latents import encode_edits
 from .loop import Log, Stage, run
 from .pairs import PairsStage
 from .parts import part_config, take_part
-from .presets import PRESETS
+from .presets import FROM_PAIRS, PRESETS
 from .ranks import Ranks
 from .reader import ReaderStage
 from .starts import give_weights, make_pipeline, starting_from
@@ -38,6 +38,9 @@ DENOISERS = {"editor": EditorStage, "painter": PainterStage}
 STARTS_FROM = {"reader": ("vae",), "editor": ("vae",), "painter": ("vae", "clip"), "writer": ("language",)}
 """in the recipe: stage -> the earlier stages whose weights it begins with"""
 SHIPS = ("clip", "reader", "editor", "painter", "writer")
+SECOND = "editor-from-pairs"
+"""the recipe's editor that learns as the paper's: it begins with the painter, and its pairs are what the other models
+made. It stays among the runs: with it, what ships would be more than 40 MB"""
 
 
 def make_stage(
@@ -113,6 +116,8 @@ def start(
     if not isinstance(config, DiffusionTraining) and (ranks.world > 1 or config.train.micro_batch):
         raise ValueError(f"train.py {name}: one process trains it, a batch at once; an editor or painter can be divided")
     ranks.rows(config.train.batch_size, config.train.micro_batch)
+    if config.train.precision == "bf16":
+        place(ranks.device, "bfloat16")  # refused where it is slow
     return run(make_stage(name, config, out, init_from, ranks.device), out, resume=resume, ranks=ranks)
 
 
@@ -137,17 +142,30 @@ def saved_config(name: str, out: Path) -> Any:
 
 
 def rebuild(
-    out: Path, runs: Path, show: Callable[[Iterator[Log], int, str], None], device: torch.device | str = "cpu"
+    out: Path,
+    runs: Path,
+    show: Callable[[Iterator[Log], int, str], None],
+    make_pairs: Callable[[dict[str, Path]], Path],
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Train every stage of the tiny preset in turn and put what ships into `out`. Stopped, it goes on where it was."""
-    for name in PRESETS:
-        config, where = PRESETS[name]["tiny"], runs / name
-        init_from = [runs / other / "model.safetensors" for other in STARTS_FROM.get(name, ())]
-        config, resume = settled(name, config, init_from), state.newest(where) is not None
-        if resume and saved_config(name, where) != config:
+    """Train every stage of the tiny preset in turn, put what ships into `out`, and train another editor on the pairs
+    that they make together. Stopped, it goes on where it was.
+
+    make_pairs: (name -> weights of all stages) -> a set of pairs.
+    """
+    models = {name: runs / name / "model.safetensors" for name in PRESETS}
+
+    def train(name: str, stage: str, config: Any, *begins_with: str) -> None:
+        where, init_from = runs / name, [models[other] for other in begins_with]
+        config, resume = settled(stage, config, init_from), state.newest(where) is not None
+        if resume and saved_config(stage, where) != config:
             raise ValueError(f"{where} was trained by another recipe; remove it, or give another --out")
-        show(start(name, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)
+        show(start(stage, config, where, init_from=init_from, resume=resume, device=device), config.train.steps, name)
+
+    for name in PRESETS:
+        train(name, name, PRESETS[name]["tiny"], *STARTS_FROM.get(name, ()))
     out.mkdir(parents=True, exist_ok=True)
     for name in SHIPS:
         model = runs / name / "model.safetensors"
         replace_file(out / f"{name}.safetensors", lambda part: shutil.copyfile(model, part))
+    train(SECOND, "editor", replace(FROM_PAIRS, data=(str(make_pairs(models)),)), "painter")
