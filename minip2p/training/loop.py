@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..checkpoints.mapped import replace_file
@@ -113,7 +112,7 @@ def run(stage: Stage, out: Path, *, resume: bool = False, ranks: Ranks | None = 
 
     if needs:
         yield Log(first, {}, (needs,))
-    with Logs(out, first, ranks.first) as logs, stopping() as stops, kit.kernels():
+    with Logs(out, first, ranks.first) as logs, stopping() as stops:
         meter, parts = Meter(), ranks.rows(c.batch_size, c.micro_batch)
         drawn = batches(stage.batch, range(first, c.steps), parts, c.workers, pin=ranks.device.type == "cuda")
         for step in range(first + 1, c.steps + 1):
@@ -159,10 +158,6 @@ class _Kit:
         device, precision = self.ranks.device, self.stage.config.train.precision
         on = precision == "bf16" or precision == "auto" and device.type == "cuda"
         return torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
-
-    def kernels(self):
-        """On a CPU, small attentions run backwards faster as plain matrix products than in the fused kernel."""
-        return sdpa_kernel(SDPBackend.MATH) if self.ranks.device.type == "cpu" else contextlib.nullcontext()
 
     def log(self, logs: Logs, meter: Meter, step: int, more: dict[str, float]) -> Log:
         figures, broken = meter.read(self.ranks)

@@ -48,7 +48,6 @@ def activations(stage: Any, pictures: int, device: torch.device) -> tuple[int, i
     """Bytes that the way back needs of the way there, and of the largest tensor among them."""
     c = stage.config.train
     half = c.precision == "bf16" or c.precision == "auto" and device.type == "cuda"
-    kernels = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     sizes: dict[int, int] = {}
     with FakeTensorMode():
         module = _faked(stage.module)
@@ -62,7 +61,7 @@ def activations(stage: Any, pictures: int, device: torch.device) -> tuple[int, i
             return x
 
         held: list[Tensor] = []
-        with saved_tensors_hooks(note, lambda x: x), sdpa_kernel(kernels):
+        with saved_tensors_hooks(note, lambda x: x), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 stage.rehearse(module, pictures)
     return sum(sizes.values()), max(sizes.values(), default=0)

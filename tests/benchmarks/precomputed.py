@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minip2p.data.edits import open_edits
 from minip2p.data.scenes import render, sample_edit
@@ -83,14 +82,13 @@ def main() -> int:
             config = replace(preset, train=train, data=(str(data),), held_out=0)
             steps[name] = stepper(PairsStage(config, make_pipeline(config, [])))
         rates = {name: [] for name in steps}
-        with sdpa_kernel(SDPBackend.MATH):  # as the loop has it on a CPU
-            for step in steps.values():
-                step(0)  # warms up
-            for i in range(1, options.rounds + 1):
-                for name in sorted(steps, reverse=i % 2 == 0):  # neither always comes first
-                    start = time.perf_counter()
-                    steps[name](i)
-                    rates[name].append(options.batch / (time.perf_counter() - start))
+        for step in steps.values():
+            step(0)  # warms up
+        for i in range(1, options.rounds + 1):
+            for name in sorted(steps, reverse=i % 2 == 0):  # neither always comes first
+                start = time.perf_counter()
+                steps[name](i)
+                rates[name].append(options.batch / (time.perf_counter() - start))
     for name, values in rates.items():
         print(f"{name:11} median {statistics.median(values):.1f} pictures/s, fastest {max(values):.1f}")
     ratio = statistics.median(rates["precomputed"]) / statistics.median(rates["pictures"])
