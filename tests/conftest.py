@@ -1,11 +1,16 @@
 """What several tests share: small networks with random weights, put together by hand."""
 
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
+from PIL.Image import Image
 
 from minip2p.config import Config, SamplingConfig, TextConfig, UNetConfig, VAEConfig
-
+from minip2p.data.scenes import Edit, Scene
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
@@ -30,6 +35,18 @@ def tokenize(texts: list[str]) -> torch.Tensor:
     """Bytes as ids: enough of a tokenizer for tests."""
     rows = [[398, *text.encode()[:14], 399] for text in texts]
     return torch.tensor([row + [399] * (16 - len(row)) for row in rows])
+
+
+def write_pairs(folder: Path, edits: Iterable[Edit], draw: Callable[[Scene], Image], ending: str = "png") -> None:
+    """Edits of the tiny world in the authors' layout, each scene as `draw` has it, with seed 7."""
+    for i, edit in enumerate(edits):
+        at = folder / f"{i:07d}"
+        at.mkdir(parents=True)
+        told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
+        (at / "prompt.json").write_text(json.dumps(told))
+        (at / "metadata.jsonl").write_text('{"seed": 7}\n')
+        for side, scene in enumerate((edit.source, edit.target)):
+            draw(scene).save(at / f"7_{side}.{ending}", quality=95)
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

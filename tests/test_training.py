@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -137,14 +138,9 @@ def test_the_recipe_makes_what_ships_and_goes_on_where_it_was(tmp_path, monkeypa
     def make_pairs(models):
         assert all(path.is_file() for path in models.values())
         asked.append(set(models))
-        rng = np.random.default_rng(0)
-        for i in range(40):
-            edit, folder = sample_edit(rng), tmp_path / f"pairs/{i}"
-            folder.mkdir(parents=True, exist_ok=True)
-            told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
-            (folder / "prompt.json").write_text(json.dumps(told))
-            for side, scene in enumerate((edit.source, edit.target)):
-                render(scene, 64).save(folder / f"0_{side}.png")
+        if len(asked) == 1:
+            rng = np.random.default_rng(0)
+            write_pairs(tmp_path / "pairs", (sample_edit(rng) for _ in range(40)), lambda scene: render(scene, 64))
         return tmp_path / "pairs"
 
     recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)

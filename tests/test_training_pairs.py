@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import randomise, write_pairs
 from PIL import Image
 
 import minip2p
@@ -48,14 +48,8 @@ KILLS = 10
 def pairs(tmp_path_factory):
     """60 pairs in the authors' layout, of pictures that are not square."""
     folder, rng = tmp_path_factory.mktemp("pairs") / "pairs", np.random.default_rng(3)
-    for i in range(60):
-        edit = sample_edit(rng)
-        (folder / f"{i:07d}").mkdir(parents=True)
-        told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
-        (folder / f"{i:07d}/prompt.json").write_text(json.dumps(told))
-        for side, scene in enumerate((edit.source, edit.target)):
-            render(scene, 80).crop((0, 4, 80, 76)).save(folder / f"{i:07d}/7_{side}.jpg", quality=95)
-        (folder / f"{i:07d}/metadata.jsonl").write_text('{"seed": 7}\n')
+    edits = [sample_edit(rng) for _ in range(60)]
+    write_pairs(folder, edits, lambda scene: render(scene, 80).crop((0, 4, 80, 76)), "jpg")
     return folder
 
 
@@ -407,12 +401,8 @@ def test_four_pairs_are_learnt_by_heart(tmp_path):
         edit = sample_edit(rng)
         if share_of(edit.source.caption) == 0:
             edits.append(edit)
-    for i, edit in enumerate(edits):
-        (folder / f"{i}").mkdir(parents=True)
-        told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
-        (folder / f"{i}/prompt.json").write_text(json.dumps(told))
-        for side, scene in enumerate((edit.source, edits[i - 1].target)):
-            render(scene, 64).save(folder / f"{i}/7_{side}.png")
+    turned = [replace(edit, target=edits[i - 1].target) for i, edit in enumerate(edits)]
+    write_pairs(folder, turned, lambda scene: render(scene, 64))
     read, begin = open_edits(folder), shipped("editor")
     sources, targets = (torch.stack([to_tensor(getattr(x, side)) for x in read]) for side in ("source", "target"))
     words = (

@@ -8,7 +8,6 @@ precomputed over pictures. Exits with 1 where it is below 1.7.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -29,19 +28,9 @@ from minip2p.training.pairs import PairsStage
 from minip2p.training.presets import PRESETS
 from minip2p.training.starts import make_pipeline
 
+from ..conftest import write_pairs
+
 BOUND = 1.7
-
-
-def write_pairs(folder: Path, count: int, side: int) -> None:
-    """Pairs of the tiny world in the authors' layout."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        edit, at = sample_edit(rng), folder / f"{i:07}"
-        at.mkdir(parents=True)
-        told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
-        (at / "prompt.json").write_text(json.dumps(told))
-        for number, scene in enumerate((edit.source, edit.target)):
-            render(scene, side).save(at / f"0_{number}.png")
 
 
 def stepper(stage: PairsStage) -> Callable[[int], float]:
@@ -72,7 +61,8 @@ def main() -> int:
     train = replace(preset.train, batch_size=options.batch)
     with tempfile.TemporaryDirectory() as folder:
         pictures, latents = Path(folder) / "pictures", Path(folder) / "latents"
-        write_pairs(pictures, options.pairs, options.side)
+        rng = np.random.default_rng(0)
+        write_pairs(pictures, [sample_edit(rng) for _ in range(options.pairs)], lambda scene: render(scene, options.side))
         pipe = make_pipeline(preset, [])
         settings = Settings(size=preset.size, resize=preset.resize, crops=1, flips=preset.flip > 0)
         for _ in precompute(pipe.vae, open_edits(pictures), settings, latents, data="benchmark"):

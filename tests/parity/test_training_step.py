@@ -4,13 +4,12 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import randomise, write_pairs
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
@@ -75,18 +74,6 @@ def time_of(sigma: Tensor) -> Tensor:
     return torch.from_numpy(np.interp(sigma.double().log(), levels().log(), np.arange(1000.0)))
 
 
-def write_pairs(folder: Path, count: int) -> None:
-    """In the authors' layout, wider than high."""
-    rng = np.random.default_rng(5)
-    for i in range(count):
-        edit, at = sample_edit(rng), folder / f"{i:07d}"
-        at.mkdir(parents=True)
-        told = {"input": edit.source.caption, "edit": edit.instruction, "output": edit.target.caption}
-        (at / "prompt.json").write_text(json.dumps(told))
-        for side, scene in enumerate((edit.source, edit.target)):
-            render(scene, 48).crop((0, 3, 48, 43)).save(at / f"7_{side}.jpg", quality=95)
-
-
 def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Theirs with 8 inputs, the new ones' weights zero, all else as it was."""
     wide = UNet2DConditionModel.from_config(unet.config, in_channels=8)
@@ -107,7 +94,9 @@ def case(request, tmp_path_factory) -> Case:
     nets = oracle(name)
     nets = replace(nets, unet=randomise(UNet2DConditionModel.from_config(nets.unet.config, norm_num_groups=8)))
     model = write_folder(nets, folder / "model", "make it a photo of the sea at night, add a red boat to the left")
-    write_pairs(folder / "pairs", 30)
+    rng = np.random.default_rng(5)
+    edits = [sample_edit(rng) for _ in range(30)]
+    write_pairs(folder / "pairs", edits, lambda scene: render(scene, 48).crop((0, 3, 48, 43)), "jpg")  # wider than high
     parts = {"editor": (), "sd2": ("train.micro_batch=2",)}[name]
     config = replace(PRESETS["editor"]["sd15"], data=(str(folder / "pairs"),))
     config = override(settled("editor", config, [model]), *WORDS, *parts)
