@@ -175,6 +175,19 @@ def test_the_recipes_pairs_are_made_by_its_own_models(tmp_path, monkeypatch):
     assert len(latents) == 10 and latents.variants == 8 and latents.told["size"] == 64
 
 
+def test_the_bar_begins_where_a_stopped_run_went_on(monkeypatch):
+    bars = []
+
+    class Bar(loop.tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            bars.append(self)
+
+    monkeypatch.setattr(loop, "tqdm", Bar)
+    loop.progress(iter([loop.Log(4, {}), loop.Log(6, {"loss": 1.0})]), 6, "editor")
+    assert (bars[0].initial, bars[0].n) == (4, 6), "its rate counts this run's steps alone"
+
+
 def test_loss_falls(tmp_path, vae_file):
     config = config_of("editor", "train.steps=80", "train.learning_rate=3e-3", "train.warmup=5", "train.batch_size=16")
     losses = [log.figures["loss"] for log in finish("editor", config, tmp_path, vae_file) if "loss" in log.figures]

@@ -30,6 +30,8 @@ from minip2p.pipeline import Pipeline
 from minip2p.training import pairs as pairs_module
 from minip2p.training import state
 from minip2p.training.diffusion import edit_tensors
+from minip2p.training.examples import Example
+from minip2p.training.pairs import varied
 from minip2p.training.presets import PAPER, PRESETS
 from minip2p.training.recipe import make_stage, settled, start
 from minip2p.training.starts import make_networks, starting_from
@@ -336,6 +338,11 @@ def test_a_run_tells_loss_by_noise_level_memory_and_shows_held_out_pairs(pairs, 
     assert lines[1]["pictures"] == 64 and "held_out_loss" in lines[-1]
     sheet = Image.open(tmp_path / "samples/000006.png")
     assert sheet.width > 5 * 192
+
+
+def test_a_preview_is_of_many_instructions():
+    examples = [Example(text=text, latents=torch.tensor(float(i))) for i, text in enumerate("aaabbc")]
+    assert [int(each.latents) for each in varied(examples)] == [0, 3, 5, 1, 4, 2]
 
 
 def test_where_none_is_held_out_some_that_are_learnt_are_shown(pairs, editor, tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Log:
-    """What a step reports, every `log_every` steps; before the first, what the training takes."""
+    """What a step reports, every `log_every` steps; before the first, where it begins and what the training takes."""
 
     step: int
     figures: dict[str, float]
@@ -110,8 +110,7 @@ def run(stage: Stage, out: Path, *, resume: bool = False, ranks: Ranks | None = 
     loss_of = ranks.together(Loss(stage))
     kit = _Kit(stage, out, ranks, model, ema, optimizer, twin)
 
-    if needs:
-        yield Log(first, {}, (needs,))
+    yield Log(first, {}, (needs,) if needs else ())
     with Logs(out, first, ranks.first) as logs, stopping() as stops:
         meter, parts = Meter(), ranks.rows(c.batch_size, c.micro_batch)
         drawn = batches(stage.batch, range(first, c.steps), parts, c.workers, pin=ranks.device.type == "cuda")
@@ -205,6 +204,8 @@ def progress(logs: Iterator[Log], steps: int, name: str, quiet: bool = False) ->
     shown: dict[str, str] = {}
     with tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True, disable=quiet) as bar:
         for log in logs:
+            if not log.figures:
+                bar.initial = bar.n = log.step  # what an earlier run did takes no time of this one
             bar.update(log.step - bar.n)
             for line in log.said:
                 bar.write(line)

@@ -1,6 +1,7 @@
 """The editor's training on pairs, as the paper's: any set of them, or a mixture, of pictures or precomputed."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class PairsStage(DiffusionStage):
         )  # fmt: skip
         held_out = [example for _, kept, _ in sets for example in kept][: config.held_out]
         most = min(SHOWN, config.held_out)
-        self.shown = held_out[:most] or [x for each, _, _ in sets for x in readable(each, most, config.skip_broken)][:most]
+        learnt = [] if held_out else [x for each, _, _ in sets for x in readable(each, most, config.skip_broken)]
+        self.shown = varied(held_out or learnt)[:most]
         origin = "; ".join(f"{path} {mark}" for path, (_, _, mark) in zip(config.data, sets, strict=True))
         super().__init__(config, pipe, mixture, held_out, origin)
 
@@ -46,6 +48,16 @@ class PairsStage(DiffusionStage):
             title = "Held-out pairs" if self.held_out else "Pairs that it learns from: none is held out"
             sheet(self.pipeline(module), self.shown, self.config.preview_scales, title).save(path)
         return super().preview(module, path)
+
+
+def varied(examples: Sequence[Example]) -> list[Example]:
+    """In another order: first one of each text, then a second one, and so on."""
+    times: Counter[str] = Counter()
+    turns = []
+    for each in examples:
+        turns.append(times[each.text])
+        times[each.text] += 1
+    return [examples[i] for i in sorted(range(len(examples)), key=turns.__getitem__)]
 
 
 def sheet(pipe: Pipeline, examples: Sequence[Example], scales: Sequence[float], title: str):
