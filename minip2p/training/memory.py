@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .ranks import Ranks
 
@@ -18,11 +17,7 @@ def peak(device: torch.device) -> int:
     """Bytes: of a GPU, the most that PyTorch had of it; else the most that this process had of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        with open("/proc/self/status") as file:  # on Linux, for there getrusage counts what started the process, too
-            return 1024 * int(next(line for line in file if line.startswith("VmHWM")).split()[1])
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _of_this_process("VmHWM")
 
 
 def estimate(stage: Any, ranks: Ranks) -> dict[str, int]:
@@ -41,7 +36,7 @@ def estimate(stage: Any, ranks: Ranks) -> dict[str, int]:
         "optimiser": 2 * trained // over,
         "average": trained // over if cpu or not c.ema_on_cpu else 0,
         "activations": kept + 2 * largest,
-    } | ({"Python, libraries and data": resident() - sum(everything.values())} if cpu else {})  # fmt: skip
+    } | ({"Python, libraries and data": _of_this_process("VmRSS") - sum(everything.values())} if cpu else {})  # fmt: skip
 
 
 def activations(stage: Any, pictures: int, device: torch.device) -> tuple[int, int]:
@@ -61,9 +56,8 @@ def activations(stage: Any, pictures: int, device: torch.device) -> tuple[int, i
             return x
 
         held: list[Tensor] = []
-        with saved_tensors_hooks(note, lambda x: x), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                stage.rehearse(module, pictures)
+        with saved_tensors_hooks(note, lambda x: x), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            stage.rehearse(module, pictures)
     return sum(sizes.values()), max(sizes.values(), default=0)
 
 
@@ -75,13 +69,16 @@ def _faked(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, weights | {id(b): torch.empty(b.shape, dtype=b.dtype) for b in module.buffers()})
 
 
-def resident() -> int:
-    """What this process has of the machine's memory now."""
+def _of_this_process(word: str) -> int:
+    """Bytes of the machine's memory: VmHWM the most that it had, VmRSS what it has now; without Linux the most, for both.
+
+    Not getrusage on Linux: there it counts what started the process, too.
+    """
     try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no Linux
-        return peak(torch.device("cpu"))
+        with open("/proc/self/status") as file:
+            return 1024 * int(next(line for line in file if line.startswith(word)).split()[1])
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def told(stage: Any, ranks: Ranks) -> str:

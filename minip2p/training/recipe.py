@@ -166,6 +166,5 @@ def rebuild(
         train(name, name, PRESETS[name]["tiny"], *STARTS_FROM.get(name, ()))
     out.mkdir(parents=True, exist_ok=True)
     for name in SHIPS:
-        model = runs / name / "model.safetensors"
-        replace_file(out / f"{name}.safetensors", lambda part: shutil.copyfile(model, part))
+        replace_file(out / f"{name}.safetensors", lambda part: shutil.copyfile(models[name], part))
     train(SECOND, "editor", replace(FROM_PAIRS, data=(str(make_pairs(models)),)), "painter")

@@ -7,7 +7,7 @@ Two sizes: the tiny preset's editor (8x8 latents, 16 pictures) and Stable Diffus
 `training.loop.run` has it. Theirs comes twice: "diffusers" as that library's training scripts have it (its memory
 layout, PyTorch's default AdamW, its EMAModel), and "ours around it", its UNet with all else as we have it, which tells
 how much is the network's. Prints the seconds and the ratios of the medians. Exits with 1 where ours takes more than 0.95
-of the first one's time, or where losses or weights differ after the steps.
+of the first one's time, or where the losses of a step differ by a thousandth.
 """
 
 import argparse
