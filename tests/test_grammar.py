@@ -206,7 +206,14 @@ def test_an_edits_target_agrees_however_it_is_asked_for_and_told(seed, details, 
         assert agrees(before, edit.instruction.upper() + " ", f" {after.title()}.") == visible
 
 
+def set_of(caption):
+    """What a caption tells, in whatever order it names the things."""
+    told = parse_caption(caption)
+    return told.setting, told.time, told.weather, told.medium, frozenset(told.things)
+
+
 @given(seeds, details)
+@example(518, ())  # without places, "a tree and a rocket" and "a rocket and a tree" tell the same
 def test_another_edits_instruction_or_target_does_not_agree(seed, details):
     rng = np.random.default_rng(seed)
     edit = sample_edit(rng)
@@ -214,7 +221,7 @@ def test_another_edits_instruction_or_target_does_not_agree(seed, details):
     before, after, *targets = loose_captions(edit.source, edit.target, *(o.target for o in others), rng=rng,
                                              details=details)
     for other, target in zip(others, targets):
-        if target != after:
+        if set_of(target) != set_of(after):
             assert not agrees(before, other.instruction, after)
             assert not agrees(before, edit.instruction, target)
 
