@@ -1,4 +1,4 @@
-"""Installs minip2p: the package, the command `minip2p`, and the shipped tiny weights inside of it."""
+"""Installs minip2p: the package, the command `minip2p`, and the shipped tiny weights inside the package."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,18 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
-EXTRAS = {
-    "test": [  # the oracles, too
-        "pytest", "hypothesis", "matplotlib", "datasets", "diffusers", "transformers", "accelerate",
+USE = {"data": ["datasets"], "hub": ["huggingface_hub"], "log": ["tensorboard"], "plot": ["matplotlib"], "ray": ["ray"]}
+ORACLES = ["diffusers", "transformers", "accelerate"]
+EXTRAS = USE | {
+    "test": [
+        "pytest",
+        "pytest-xdist",
+        "hypothesis",
+        *ORACLES,
+        *(name for extra in ("data", "hub", "plot", "ray") for name in USE[extra]),
     ],
-    "app": ["gradio"],
-    "plot": ["matplotlib"],
-    "hub": ["huggingface_hub"],
-    "data": ["datasets"],
-    "log": ["tensorboard"],
+    "dev": ["ruff", "mypy"],
+    "all": sorted({name for names in USE.values() for name in names}),
 }
 
 setup(
@@ -24,14 +27,23 @@ setup(
     description="InstructPix2Pix from text to trained editor, in one small package",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
+    license="MIT",
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.6", "torchvision", "einops", "safetensors", "sentencepiece", "numpy",
-        "regex", "tqdm", "pillow", "tyro>=1.0",
+        "torch>=2.7",
+        "torchvision",
+        "einops",
+        "safetensors",
+        "sentencepiece",
+        "numpy",
+        "regex",
+        "tqdm",
+        "pillow",
+        "tyro>=1.0",
     ],
-    extras_require=EXTRAS | {"all": sorted({name for names in EXTRAS.values() for name in names})},
+    extras_require=EXTRAS,
     packages=[*find_packages(include=["minip2p", "minip2p.*"]), "minip2p._weights"],
     package_dir={"minip2p._weights": "weights/tiny"},  # beside the package in a clone, within it in a wheel
-    package_data={"minip2p.text": ["data/*"], "minip2p._weights": ["*"]},
+    package_data={"minip2p": ["py.typed"], "minip2p.text": ["data/*"], "minip2p._weights": ["*"]},
     entry_points={"console_scripts": ["minip2p = minip2p.cli:main"]},
 )

@@ -1,4 +1,4 @@
-"""Train a model: `python train.py --recipe tiny`, `python train.py vae --preset tiny`."""
+"""Train a model: `python train.py editor --preset tiny` is `minip2p train editor --preset tiny`."""
 
 import sys
 

@@ -1,16 +1,16 @@
 """InstructPix2Pix (Brooks, Holynski, Efros 2022) from text to trained editor.
 
-    import minip2p
-    pipe = minip2p.load()                        # the shipped tiny editor; or a path to any published checkpoint
-    pipe.edit("photo.jpg", "make it night").save("night.png")
+import minip2p
+pipe = minip2p.load()                        # the shipped tiny editor; or a path to any published checkpoint
+pipe.edit("photo.jpg", "make it night").save("night.png")
 """
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_HOME = {"Pipeline": "pipeline", "Writer": "pipeline"} | dict.fromkeys(
-    ("load", "load_clip", "load_reader", "load_writer", "save", "shipped"), "loading"
+_HOME = {"Pipeline": "pipeline", "LanguageModel": "pipeline"} | dict.fromkeys(
+    ("load", "load_clip", "load_language_model", "save", "shipped"), "loading"
 )
 __all__ = sorted(_HOME)
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """The denoiser: a U of residual blocks, with transformers on some levels."""
+    """The denoiser as Stable Diffusion's UNet: residual blocks, with transformers on some levels."""
 
     in_channels: int = 4
-    """4 paints from text; 8 edits: the noisy latent, then the image latent (InstructPix2Pix, section 3.2)"""
+    """4 for text-to-image; 8 for editing: the noisy latent, then the image latent (InstructPix2Pix, section 3.2)"""
     out_channels: int = 4
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
-    """channels of each level, from the finest; each level halves the one before"""
+    """channels of each level, from the finest; each level has half the sides of the one before"""
     blocks: int = 2
     """residual blocks a level on the way down; one more on the way up"""
     attention: tuple[str, ...] = ("full", "full", "full", "none")
@@ -36,12 +36,29 @@ class UNetConfig:
     time_injection: str = "add"
     feed_forward: str = "geglu"
     linear_projection: bool = False
-    """the transformers' way in and out: a 1x1 convolution (Stable Diffusion 1) or a linear layer (2)"""
+    """the transformers' first and last layer: a 1x1 convolution (Stable Diffusion 1) or a linear layer (2)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """The denoiser as a diffusion transformer; the defaults are DiT-XL/2's (Peebles & Xie 2023)."""
+
+    in_channels: int = 4
+    """as the UNet's"""
+    out_channels: int = 4
+    patch: int = 2
+    """side of the patches, in latents"""
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    text_width: int = 768
+    feed_forward: str = "gelu"
+    """a word of `nn.blocks.FEED_FORWARD`"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """The autoencoder between pictures and latents."""
+    """The autoencoder between images and latents."""
 
     in_channels: int = 3
     latent_channels: int = 4
@@ -50,7 +67,7 @@ class VAEConfig:
     norm: str = "group"
     norm_groups: int = 32
     scaling_factor: float = 0.18215
-    """latents times this have about unit variance; it is the diffusion model's unit"""
+    """latents times this have about unit variance, as the denoiser needs them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +87,7 @@ class TextConfig:
     eos: int = 49407
     pad: int = 49407
     projection: int | None = None
-    """width of the shared space of text and pictures; None where the tower only conditions a denoiser"""
+    """width of the space that texts and images share; None where the tower only conditions a denoiser"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,29 +106,10 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
-    """Both towers; the defaults are OpenAI's ViT-L/14, the paper's judge of image pairs."""
+    """Both towers; the defaults are OpenAI's ViT-L/14, by which the paper filters pairs."""
 
     text: TextConfig = field(default_factory=lambda: TextConfig(projection=768))
     vision: VisionConfig = field(default_factory=VisionConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReaderConfig:
-    """The network that tells what a picture of the tiny world shows, and the words that it answers in."""
-
-    size: int = 64
-    """side of the pictures that it looks at, in pixels"""
-    widths: tuple[int, ...] = (32, 64, 96)
-    """channels of each level; the first has half the picture's side, and each halves the one before"""
-    blocks: tuple[int, ...] = (0, 1, 2)
-    """residual blocks of each level; only the first may have none"""
-    norm: str = "group"
-    norm_groups: int = 8
-    settings: tuple[str, ...] = ()
-    times: tuple[str, ...] = ()
-    media: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +118,7 @@ class LlamaConfig:
 
     vocab_size: int = 32000
     max_length: int = 4096
-    """positions that it was trained on"""
+    """tokens that it was trained on at most"""
     width: int = 4096
     layers: int = 32
     heads: int = 32
@@ -133,7 +131,7 @@ class LlamaConfig:
     rope_theta: float = 10_000.0
     """base of the rotary positions' wavelengths"""
     window: int | None = None
-    """how many tokens back attention looks, itself included (Mistral 7B 0.1: 4096); None is all"""
+    """how many tokens back attention reaches, itself included (Mistral 7B 0.1: 4096); None is all"""
     tied: bool = False
     """whether the output's weights are the input embedding's"""
     bos: int = 1
@@ -142,23 +140,26 @@ class LlamaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The forward process and what the network predicts of it."""
+    """The forward process and what the network predicts."""
 
     kind: str = "scaled_linear"
-    """a word of `diffusion.schedule.BETAS`"""
+    """a word of `diffusion.BETAS` or `SCHEDULES`"""
     start: float = 0.00085
     end: float = 0.012
+    """the first and the last beta, where the schedule has betas"""
     steps: int = 1000
+    shift: float = 1.0
+    """of a flow: above 1 spends more on high noise"""
     prediction: str = "eps"
     """a word of `diffusion.denoiser.PREDICTIONS`"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """What `Pipeline` uses where the caller says nothing."""
+    """Defaults of `Pipeline`'s methods."""
 
     resolution: int = 512
-    """longer side of an edited picture, in pixels"""
+    """longer side of an edited image, in pixels"""
     multiple: int = 64
     """sides are rounded to multiples of this many pixels"""
     text_scale: float = 7.5
@@ -169,11 +170,24 @@ class SamplingConfig:
 class Config:
     """A whole text-conditioned latent diffusion model."""
 
+    denoiser: str = "unet"
+    """a word of `models.denoisers.DENOISERS`; "dit" is configured by `dit`, all others by `unet`"""
     unet: UNetConfig = field(default_factory=UNetConfig)
+    dit: DiTConfig = field(default_factory=DiTConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text: TextConfig = field(default_factory=TextConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def denoiser_config(self) -> UNetConfig | DiTConfig:
+        """The chosen denoiser's part of the config: its channels, the width of the text that it reads, its shape."""
+        return self.dit if self.denoiser == "dit" else self.unet
+
+    def with_denoiser(self, **changes: Any) -> "Config":
+        """The config with this changed in the chosen denoiser's part."""
+        part = "dit" if self.denoiser == "dit" else "unet"
+        return dataclasses.replace(self, **{part: dataclasses.replace(self.denoiser_config, **changes)})
 
 
 def to_dict(config: Any) -> dict:
@@ -196,7 +210,7 @@ def from_dict(kind: type, values: dict, path: str = "") -> Any:
 
 
 def _fit(wanted: Any, value: Any, name: str) -> Any:
-    """`value` as the annotation says, or an error in the user's words."""
+    """`value` as its annotation wants it. Raises ValueError that names it."""
     options = get_args(wanted) if get_origin(wanted) is not tuple else ()
     if get_origin(wanted) is Literal:
         if value not in options:
@@ -235,6 +249,22 @@ def override(config: Any, *words: str) -> Any:
     return from_dict(type(config), values)
 
 
+def kind_of(config: Config) -> str:
+    """What a model is, by the denoiser's inputs beside the noisy latent: none ("text-to-image"), a picture ("editor"),
+    a picture and a mask ("inpainting"), depth ("depth"); all others are a "denoiser with N inputs"."""
+    inputs, latent = config.denoiser_config.in_channels, config.denoiser_config.out_channels
+    kinds = {latent: "text-to-image", latent + 1: "depth", 2 * latent: "editor", 2 * latent + 1: "inpainting"}
+    return kinds.get(inputs, f"denoiser with {inputs} inputs")
+
+
+HOW_TO_GET = {
+    "editor": "load an InstructPix2Pix checkpoint, or make an editor of a text-to-image model with "
+    "`minip2p convert --widen` and train it on edits",
+    "text-to-image": "load a Stable Diffusion checkpoint, or the shipped tiny text-to-image model",
+}
+"""kind of model -> where one comes from"""
+
+
 def words_of(config: Any, path: str = "") -> dict[str, Any]:
     """Dotted name -> value of everything in a config: what `override` sets."""
     words = {}
@@ -247,9 +277,10 @@ def words_of(config: Any, path: str = "") -> dict[str, Any]:
 
 PRESETS: dict[str, Config] = {
     "sd15": Config(),
-    "pix2pix": Config(unet=UNetConfig(in_channels=8)),
+    "pix2pix": Config(unet=UNetConfig(in_channels=8), dit=DiTConfig(in_channels=8)),
     "sd2": Config(
         unet=UNetConfig(heads=None, head_size=64, text_width=1024, linear_projection=True),
+        dit=DiTConfig(text_width=1024),
         text=TextConfig(width=1024, layers=23, heads=16, feed_forward=4096, activation="gelu", pad=0),
     ),
     "tiny": Config(
@@ -263,6 +294,7 @@ PRESETS: dict[str, Config] = {
             text_width=128,
             norm_groups=8,
         ),
+        dit=DiTConfig(in_channels=16, out_channels=8, patch=1, width=192, depth=6, heads=4, text_width=128),
         vae=VAEConfig(latent_channels=8, widths=(16, 32, 80, 128), blocks=1, norm_groups=8),
         text=TextConfig(
             vocab_size=768, max_length=24, width=128, layers=3, heads=4, feed_forward=512, bos=766, eos=767, pad=767
@@ -271,7 +303,7 @@ PRESETS: dict[str, Config] = {
         sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.5, image_scale=1.0),
     ),
 }
-PRESETS["tiny_painter"] = override(
-    PRESETS["tiny"], "unet.in_channels=8", "text.max_length=48", "sampling.text_scale=3.0"
+PRESETS["tiny_text2image"] = override(
+    PRESETS["tiny"], "unet.in_channels=8", "dit.in_channels=8", "text.max_length=48", "sampling.text_scale=3.0"
 )
 """`sd2` is Stable Diffusion 2 base: of its text tower's 24 layers the last is never run, so it has 23."""

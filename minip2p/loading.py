@@ -1,60 +1,60 @@
-"""From a checkpoint to a Pipeline, a CLIP, a reader or a writer, ready to run, and back."""
+"""From a checkpoint to a Pipeline, a CLIP or a language model, ready to run, and back."""
 
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import checkpoints
-from .config import CLIPConfig, Config, LlamaConfig, ReaderConfig, override
-from .models.clip import CLIP, TextEncoder
+from .checkpoints import CheckpointError, Loaded
+from .config import CLIPConfig, Config, LlamaConfig, TextConfig, override
+from .models.clip import CLIP
+from .models.denoisers import build_denoiser
 from .models.llama import Llama
-from .models.reader import Reader
-from .models.unet import UNet
+from .models.text_encoder import TextEncoder
 from .models.vae import AutoencoderKL
 from .nn.blocks import Upsample
-from .pipeline import Pipeline, Writer
+from .pipeline import LanguageModel, Pipeline
 from .text.bpe import BPE
 from .text.pieces import Pieces
 
 Tokenizer = Callable[[list[str]], Tensor]
-AnyConfig = TypeVar("AnyConfig", Config, CLIPConfig, ReaderConfig, LlamaConfig)
 HOLDS = {
-    Config: ("an editor or painter", "load"),
-    CLIPConfig: ("a CLIP", "load_clip"),
-    ReaderConfig: ("a reader", "load_reader"),
-    LlamaConfig: ("a writer", "load_writer"),
+    Config: ("an editor or text-to-image model", "minip2p.load"),
+    CLIPConfig: ("a CLIP", "minip2p.load_clip"),
+    LlamaConfig: ("a language model", "minip2p.load_language_model"),
 }
-"""kind of config -> what a file with it holds, and what reads it"""
-DTYPES = {
-    "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-    "float16": torch.float16, "fp16": torch.float16,
-}  # fmt: skip
+"""class of a config -> what a checkpoint with it holds, and what reads it"""
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
 def load(
-    path: str | PathLike | None = None, *, device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = torch.float32, config: Config | Sequence[str] | None = None,
-    tokenizer: Tokenizer | str | PathLike | None = None, ema: bool = True, inference: bool = True,
+    path: str | PathLike | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = torch.float32,
+    config: Config | Sequence[str] | None = None,
+    tokenizer: Tokenizer | str | PathLike | None = None,
+    ema: bool = True,
+    inference: bool = True,
 ) -> Pipeline:
     """The pipeline of a checkpoint in any layout (`checkpoints.read`); without a path, the shipped tiny editor.
 
-    device: "auto" is CUDA, else MPS, else the CPU. dtype: None keeps the file's. config: in place of the checkpoint's,
-    or words that change it ("schedule.prediction=v"). tokenizer: in place of the checkpoint's, or its folder.
-    ema: averaged weights where there are both. inference=False leaves out what only inference bears (`prepare`): to
-    train on, or to convert.
-    Raises ValueError in one line that names the file or the option, FileNotFoundError where there is no checkpoint.
+    device: "auto" is CUDA, else MPS, else the CPU. dtype: None keeps the file's. config: replaces the checkpoint's, or
+    overrides that change it ("schedule.prediction=v"). tokenizer: replaces the checkpoint's; or its folder.
+    ema: use the averaged weights of a file that has both. inference=False skips `prepare`: to train, or to convert.
+    Raises ValueError in one line that names the file or the option, FileNotFoundError if there is no checkpoint.
     """
     device, dtype = place(device, dtype)
-    loaded = _read(shipped("editor") if path is None else path, Config, config, ema)
+    loaded = read(shipped("editor") if path is None else path, Config, config, ema)
     c = loaded.config
-    if absent := [part for part in ("unet", "vae", "text") if part not in loaded.parts]:
-        raise checkpoints.CheckpointError(f"{loaded.path}: not a whole model; it lacks the {', '.join(absent)} weights")
-    with torch.device("meta"):
-        networks = {"unet": UNet(c.unet), "vae": AutoencoderKL(c.vae), "text": TextEncoder(c.text)}
+    if absent := [part for part in (c.denoiser, "vae", "text") if part not in loaded.parts]:
+        raise CheckpointError(f"{loaded.path}: not a whole model; it lacks the {', '.join(absent)} weights")
+    with checkpoints.on_meta():
+        networks = {c.denoiser: build_denoiser(c), "vae": AutoencoderKL(c.vae), "text": TextEncoder(c.text)}
     for part, network in networks.items():
         tensors, names = loaded.parts.pop(part), loaded.names[part]
         checkpoints.assign(network, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
@@ -65,13 +65,16 @@ def load(
 
 
 def load_clip(
-    path: str | PathLike | None = None, *, device: str | torch.device = "cpu",
-    dtype: str | torch.dtype = torch.float32, config: CLIPConfig | Sequence[str] | None = None,
+    path: str | PathLike | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
+    config: CLIPConfig | Sequence[str] | None = None,
 ) -> CLIP:
-    """Both towers of CLIP with their tokenizer; without a path, the tiny world's own."""
+    """Both towers of a CLIP with their tokenizer; without a path, the shipped tiny one."""
     device, dtype = place(device, dtype)
-    loaded = _read(shipped("clip") if path is None else path, CLIPConfig, config)
-    with torch.device("meta"):
+    loaded = read(shipped("clip") if path is None else path, CLIPConfig, config)
+    with checkpoints.on_meta():
         clip = CLIP(loaded.config)
     tensors, names = loaded.joined(), loaded.joined_names()
     checkpoints.assign(clip, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
@@ -79,59 +82,71 @@ def load_clip(
     return prepare(clip)
 
 
-def load_reader(path: str | PathLike | None = None, *, device: str | torch.device = "cpu") -> Reader:
-    """The network that tells what a picture of the tiny world shows; without a path, the shipped one."""
-    device, dtype = place(device, torch.float32)
-    loaded = _read(shipped("reader") if path is None else path, ReaderConfig, None)
-    with torch.device("meta"):
-        whole = nn.ModuleDict({"reader": Reader(loaded.config)})
-    checkpoints.assign(whole, loaded.joined(), device=device, dtype=dtype, source=loaded.path)
-    return prepare(whole["reader"])
-
-
-def load_writer(
-    path: str | PathLike | None = None, *, device: str | torch.device = "cpu",
+def load_language_model(
+    path: str | PathLike | None = None,
+    *,
+    device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = torch.float32,
-) -> Writer:
-    """The language model that writes instructions: our own file, or the folder of a Llama 2, TinyLlama or Mistral as
-    transformers writes it; without a path, the tiny world's own.
+) -> LanguageModel:
+    """A language model that writes instructions; without a path, the shipped tiny one.
 
-    Raises ValueError in one line that names the file or the option, FileNotFoundError where there is no checkpoint.
+    path: our own file, or a folder of Llama 2, TinyLlama or Mistral as transformers writes it.
+    Raises ValueError in one line that names the file or the option, FileNotFoundError if there is no checkpoint.
     """
     device, dtype = place(device, dtype)
-    loaded = _read(shipped("writer") if path is None else path, LlamaConfig, None)
-    with torch.device("meta"):
-        whole = nn.ModuleDict({"writer": Llama(loaded.config)})
+    loaded = read(shipped("instructions") if path is None else path, LlamaConfig)
     tensors, names = loaded.joined(), loaded.joined_names()
-    checkpoints.assign(whole, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
     try:
-        return Writer(prepare(whole["writer"]), _pieces(loaded), loaded.config, loaded.provenance)
+        with checkpoints.on_meta():
+            whole = nn.ModuleDict({"language_model": Llama(loaded.config)})
+        checkpoints.assign(whole, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
+        return LanguageModel(prepare(whole["language_model"]), _pieces(loaded), loaded.config, loaded.provenance)
+    except CheckpointError:
+        raise
     except ValueError as error:
-        raise checkpoints.CheckpointError(f"{loaded.path}: {error}") from None
+        raise CheckpointError(f"{loaded.path}: {error}") from None
 
 
 def save(
-    pipe: Pipeline | Writer, path: str | PathLike, layout: str = "minip2p", *, dtype: torch.dtype | None = None
+    pipe: Pipeline | LanguageModel, path: str | PathLike, layout: str = "minip2p", *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a pipeline: a file of ours ("minip2p"), an original single file ("original") or a folder ("diffusers").
+    """Write a pipeline: our own file ("minip2p"), an original single file ("original") or a folder ("diffusers").
 
-    A writer: a file of ours or a folder ("transformers"). dtype: of the weights in the file; None keeps them.
+    A language model: our own file, or a folder ("transformers"). dtype: of the weights in the file; None keeps theirs.
     """
-    if isinstance(pipe, Writer):
-        tokenizer = pipe.pieces
-    elif not isinstance(pipe.tokenizer, BPE):
-        raise ValueError(f"only a BPE tokenizer can be saved with a pipeline, not {type(pipe.tokenizer).__name__}")
-    else:
-        tokenizer = pipe.tokenizer
-    weights = {part: network.state_dict() for part, network in pipe.parts.items()}
+    tokenizer = pipe.pieces if isinstance(pipe, LanguageModel) else pipe.tokenizer
+    if not isinstance(tokenizer, (BPE, Pieces)):
+        raise ValueError(f"cannot save a tokenizer of the class {type(tokenizer).__name__}; expected a BPE")
     checkpoints.write(
-        Path(path), layout, pipe.config, weights, tokenizer=tokenizer.to_dict(),
-        tokenizer_files=tokenizer.save, provenance=pipe.provenance, dtype=dtype,
-    )  # fmt: skip
+        Path(path),
+        layout,
+        pipe.config,
+        {part: network.state_dict() for part, network in pipe.parts.items()},
+        tokenizer=tokenizer.to_dict(),
+        tokenizer_files=tokenizer.save,
+        provenance=pipe.provenance,
+        dtype=dtype,
+    )
+
+
+def read(
+    path: str | PathLike, kind: type, config: Any | Sequence[str] | None = None, ema: bool = True
+) -> checkpoints.Loaded:
+    """The checkpoint, whose config must be a `kind`; `config` replaces it, or overrides some of its words."""
+    overrides = [config] if isinstance(config, str) else config if isinstance(config, (list, tuple)) else None
+    if overrides is not None:
+        config = override(checkpoints.read(Path(path), ema=ema).config, *overrides)
+    loaded = checkpoints.read(Path(path), ema=ema, config=config)
+    if not isinstance(loaded.config, kind):
+        word = next(word for word, each in checkpoints.KINDS.items() if isinstance(loaded.config, each))
+        what, loader = HOLDS.get(type(loaded.config), (f"a {word}", None))
+        hint = f"; {loader} reads it" if loader else ""
+        raise CheckpointError(f"{path} holds {what}, expected {HOLDS.get(kind, (f'a {kind.__name__}',))[0]}{hint}")
+    return loaded
 
 
 def shipped(name: str) -> Path:
-    """The file of shipped weights of that name (editor, clip, reader ...): the package's, or the clone's around it."""
+    """The shipped weights of that name (editor, clip, classifier ...): in the package, or in the clone around it."""
     here = Path(__file__).resolve().parent
     places = here / "_weights" / f"{name}.safetensors", here.parent / "weights" / "tiny" / f"{name}.safetensors"
     for file in places:
@@ -141,7 +156,7 @@ def shipped(name: str) -> Path:
 
 
 def prepare(network: nn.Module) -> nn.Module:
-    """Ready for inference: evaluation mode, frozen, upsampling fused with its convolution, channels last in memory."""
+    """Make a network ready for inference: eval mode, frozen, upsampling fused with its convolution, channels last."""
     for module in network.modules():
         if isinstance(module, Upsample):
             module.fuse()
@@ -149,7 +164,7 @@ def prepare(network: nn.Module) -> nn.Module:
 
 
 def place(device: str | torch.device, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype | None]:
-    """The device and dtype meant, or a ValueError that says why they will not do here."""
+    """The device and dtype that these words mean. Raises ValueError if this machine cannot use them."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -164,26 +179,16 @@ def place(device: str | torch.device, dtype: str | torch.dtype | None) -> tuple[
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; expected float32, bfloat16 or float16")
     dtype = DTYPES.get(dtype, dtype)
-    if device.type == "cpu":
-        _check_cpu(dtype)
+    if device.type == "cpu":  # half precision only if the CPU computes in it; measured on one core with AVX-512
+        if dtype == torch.bfloat16 and not cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}:
+            raise ValueError("bfloat16 is 8 times slower than float32 on a CPU without AVX512-BF16 or AMX; use float32")
+        if dtype == torch.float16:
+            raise ValueError("float16 is 6 times slower than float32 on a CPU; use float32, or bfloat16 if it has that")
     return device, dtype
 
 
-def _check_cpu(dtype: torch.dtype | None, flags: set[str] | None = None) -> None:
-    """Half precision only where the CPU computes in it: elsewhere it is many times slower than float32."""
-    if dtype == torch.bfloat16 and not computes_in_bf16(flags):
-        raise ValueError("bfloat16 is 8 times slower than float32 on a CPU without AVX512-BF16 or AMX; use float32")
-    if dtype == torch.float16:  # measured on one core with AVX-512: 6 times float32's time
-        raise ValueError("float16 is 6 times slower than float32 on a CPU; use float32, or bfloat16 if it has that")
-
-
-def computes_in_bf16(flags: set[str] | None = None) -> bool:
-    """Whether the CPU multiplies bfloat16 itself."""
-    return bool((cpu_flags() if flags is None else flags) & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
 def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """What the CPU can do, by Linux' names; elsewhere by what PyTorch knows of it."""
+    """The CPU's features by Linux' names; on other systems those that PyTorch reports."""
     try:
         lines = info.read_text(errors="replace").splitlines()
     except OSError:
@@ -193,30 +198,16 @@ def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> set[str]:
     return {flag for line in lines for flag in line.partition(":")[2].split()}
 
 
-def _read(path: str | PathLike, kind: type[AnyConfig], config, ema: bool = True) -> checkpoints.Loaded:
-    """The checkpoint, of the wanted kind; `config` replaces or, as words, changes its own."""
-    if config is None or isinstance(config, (Config, CLIPConfig)):
-        loaded = checkpoints.read(Path(path), ema=ema, config=config)
-    else:
-        words = [config] if isinstance(config, str) else config
-        changed = override(checkpoints.read(Path(path), ema=ema).config, *words)
-        loaded = checkpoints.read(Path(path), ema=ema, config=changed)
-    if not isinstance(loaded.config, kind):
-        what, fits = HOLDS[type(loaded.config)]
-        raise checkpoints.CheckpointError(f"{path} holds {what}, not what was asked for; minip2p.{fits} reads it")
-    return loaded
-
-
-def _pieces(loaded: checkpoints.Loaded) -> Pieces:
-    """A writer's tokens, which nothing stands in for."""
+def _pieces(loaded: Loaded) -> Pieces:
+    """A language model's tokenizer, for which there is no default."""
     if isinstance(loaded.tokenizer, dict):
         return Pieces.from_dict(loaded.tokenizer)
     if loaded.tokenizer is None:
-        raise ValueError("no tokenizer.model, which must lie beside the weights (a tokenizer.json alone is not read)")
+        raise ValueError("no tokenizer.model; expected one beside the weights (a tokenizer.json is not read)")
     return Pieces.from_file(loaded.tokenizer / "tokenizer.model")
 
 
-def tokenizer_of(loaded: checkpoints.Loaded, text, given: Tokenizer | str | PathLike | None = None) -> Tokenizer:
+def tokenizer_of(loaded: Loaded, text: TextConfig, given: Tokenizer | str | PathLike | None = None) -> Tokenizer:
     """The given tokenizer, else the checkpoint's, else CLIP's own; checked against the text encoder."""
     found = loaded.tokenizer if given is None else given
     if isinstance(found, dict):
@@ -225,11 +216,10 @@ def tokenizer_of(loaded: checkpoints.Loaded, text, given: Tokenizer | str | Path
         found = BPE.from_folder(found)
     elif found is None:
         found = BPE.clip(pad=text.pad, max_length=text.max_length)
-    if isinstance(found, BPE):
-        has, knows = (len(found.vocab), found.max_length), (text.vocab_size, text.max_length)
-        if max(found.vocab.values()) >= knows[0] or found.max_length > knows[1]:
-            raise ValueError(
-                f"{loaded.path}: a tokenizer of {has[0]} tokens, {has[1]} a text, for a text encoder of {knows[0]} and "
-                f"{knows[1]}; give the one that it was trained with (tokenizer=...)"
-            )
+    if isinstance(found, BPE) and (max(found.vocab.values()) >= text.vocab_size or found.max_length > text.max_length):
+        raise ValueError(
+            f"{loaded.path}: the tokenizer has {len(found.vocab)} tokens and texts of {found.max_length}, the text "
+            f"encoder {text.vocab_size} and {text.max_length}; give the tokenizer that it was trained with "
+            "(tokenizer=...)"
+        )
     return found

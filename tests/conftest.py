@@ -1,4 +1,12 @@
-"""What several tests share: small networks with random weights, put together by hand."""
+"""What several tests share: small networks with random weights, put together by hand.
+
+Fixtures for the command line are in helpers_cli.py, those for training in helpers_training.py.
+"""
+
+import os
+
+# small networks: a second thread waits more than it works
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
 import json
 from collections.abc import Callable, Iterable
@@ -10,17 +18,24 @@ from hypothesis import settings
 from PIL.Image import Image
 
 from minip2p.config import Config, SamplingConfig, TextConfig, UNetConfig, VAEConfig
-from minip2p.data.scenes import Edit, Scene
+from minip2p.tinyworld.scenes import Edit, Scene
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
+
+pytest_plugins = ["helpers_cli", "helpers_training"]
 
 
 def small_config(in_channels: int = 8) -> Config:
     """An editor of 2 levels, 8x8 latents for 32 px: everything that the large one has, in miniature."""
     return Config(
         unet=UNetConfig(
-            in_channels=in_channels, widths=(32, 64), blocks=1, attention=("full", "none"), heads=2, text_width=32,
+            in_channels=in_channels,
+            widths=(32, 64),
+            blocks=1,
+            attention=("full", "none"),
+            heads=2,
+            text_width=32,
             norm_groups=8,
         ),
         vae=VAEConfig(widths=(16, 32, 32), blocks=1, norm_groups=8),
@@ -28,7 +43,7 @@ def small_config(in_channels: int = 8) -> Config:
             vocab_size=400, max_length=16, width=32, layers=2, heads=2, feed_forward=64, bos=398, eos=399, pad=399
         ),
         sampling=SamplingConfig(resolution=32, multiple=8),
-    )  # fmt: skip
+    )
 
 
 def tokenize(texts: list[str]) -> torch.Tensor:
@@ -49,6 +64,21 @@ def write_pairs(folder: Path, edits: Iterable[Edit], draw: Callable[[Scene], Ima
             draw(scene).save(at / f"7_{side}.{ending}", quality=95)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+ROUNDING = 1e-4
+"""Bound on `difference` between latents that two orders of summation give, e.g. batches of two sizes: float32 rounds a
+call of a small random network to about 1e-6, and guidance and a few steps of a sampler amplify that up to 30 times."""
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference over largest value."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Every weight random, also those that start at 0 or 1, and of a size at which signals neither die nor blow up."""
     generator = torch.Generator().manual_seed(seed)
@@ -62,7 +92,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def small_pipeline(in_channels: int = 8, seed: int = 0):
-    from minip2p.models.clip import TextEncoder
+    from minip2p.models.text_encoder import TextEncoder
     from minip2p.models.unet import UNet
     from minip2p.models.vae import AutoencoderKL
     from minip2p.pipeline import Pipeline

@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 
 from minip2p.text.align import align, explain, positions, refinement, replacement, words
 from minip2p.text.bpe import BPE
-from minip2p.text.words import EOS
+from minip2p.text.learn import learn_bpe
+from minip2p.text.vocabulary import EOS
 
 CAPTIONS = [
     f"a {colour} {thing} in the {place}"
-    for colour in ("red", "green", "white") for thing in ("house", "boat", "sheep", "cat")
+    for colour in ("red", "green", "white")
+    for thing in ("house", "boat", "sheep", "cat")
     for place in ("meadow", "snow")
-]  # fmt: skip
+]
 CLIP = BPE.clip()
-TINY = BPE.learn(CAPTIONS, vocab_size=400, max_length=16)
-SHORT = BPE.learn(CAPTIONS, vocab_size=400, max_length=5)
+TINY = learn_bpe(CAPTIONS, vocab_size=400, max_length=16)
+SHORT = learn_bpe(CAPTIONS, vocab_size=400, max_length=5)
 """Most prompts are cut."""
 
 few = settings(deadline=None, max_examples=60)
@@ -206,7 +208,7 @@ def test_a_replaced_map_keeps_its_sum_but_for_what_has_no_place(tokenizer, parts
     assert (sums[here : here + m - max(here, there)] == 1).all()
     assert (mapper[:here, there:] == 0).all() and (mapper[here:, :there] == 0).all()
     if max(here, there) < m - 1:  # nothing is cut: the words, written out again
-        for (before, start, end), (after, begin, stop) in zip(words(prompt), words(edited), strict=True):
+        for (_, start, end), (_, begin, stop) in zip(words(prompt), words(edited), strict=True):
             i = [t for t, span in enumerate(tokenizer.offsets(prompt), 1) if span[0] < end and start < span[1]]
             j = [t for t, span in enumerate(tokenizer.offsets(edited), 1) if span[0] < stop and begin < span[1]]
             block = torch.eye(len(i)) if len(i) == len(j) else torch.full((len(i), len(j)), 1 / len(j))
@@ -362,7 +364,7 @@ def test_the_printed_refinement_holds_each_token_of_both_rows_once(tokenizer, pr
     rows = [line for line in text.split("\n")[1:] if "cut off" not in line]
     assert all(c.isprintable() for row in rows for c in row)
     mapper, alphas = refinement(tokenizer, prompt, edited)
-    for i, (column, side) in enumerate(((slice(7), prompt), (slice(8, 15), edited))):
+    for column, side in ((slice(7), prompt), (slice(8, 15), edited)):
         kept = min(len(tokenizer.encode(side)), tokenizer.max_length - 2)
         assert [int(row[column]) for row in rows if row[column].strip()] == [*range(1, kept + 1)]
     pairs = [(int(row[8:15]), int(row[:7])) for row in rows if row[:7].strip() and row[8:15].strip()]

@@ -13,18 +13,20 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minip2p.text.bpe import BPE
-from minip2p.text.vocabulary import commonest_pairs, smallest_alphabet
-from minip2p.text.words import BOS, EOS, clean, join, symbols_of, words
+from minip2p.text.bpe import BPE, clean, join, symbols_of, words
+from minip2p.text.learn import commonest_pairs, learn_bpe, smallest_alphabet
+from minip2p.text.vocabulary import BOS, EOS
 
 any_example = settings(deadline=None, max_examples=100)
 SYMBOLS = st.sampled_from(["a", "b", "c", "aa", "ab", "bc", "abc"])
 
 CAPTIONS = [
     f"a {colour} {thing} in the {place} at {time}"
-    for colour in ("red", "green", "white") for thing in ("house", "boat", "tree's", "sheep")
-    for place in ("meadow", "desert", "snow") for time in ("noon", "night")
-]  # fmt: skip
+    for colour in ("red", "green", "white")
+    for thing in ("house", "boat", "tree's", "sheep")
+    for place in ("meadow", "desert", "snow")
+    for time in ("noon", "night")
+]
 MARKS = "\u0301\u0327\u0323\u0344\u0f71\u0f73\u0f72"
 JAMO = "\u1100\u1161\u11a8\uac00"
 TEXT = st.text() | st.text(st.sampled_from("aeÅé İıΣσ ß\u212b\ufb01\u0958\u09c7\u09be" + MARKS + JAMO))
@@ -37,7 +39,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return BPE.learn(CAPTIONS, vocab_size=400, max_length=24)
+    return learn_bpe(CAPTIONS, vocab_size=400, max_length=24)
 
 
 def test_the_clip_vocabulary_is_openais(clip):
@@ -143,11 +145,11 @@ def test_the_smallest_alphabet_is_enough_and_no_more():
 def test_learning_is_deterministic_and_makes_common_words_one_token(tiny):
     shuffled = CAPTIONS[:]
     random.Random(0).shuffle(shuffled)
-    assert BPE.learn(shuffled, vocab_size=400, max_length=24) == tiny
+    assert learn_bpe(shuffled, vocab_size=400, max_length=24) == tiny
     assert len(tiny.vocab) == 400 and (tiny.bos, tiny.eos, tiny.pad) == (398, 399, 399)
     assert len(tiny.encode("in the meadow at night")) == 5
     assert len(tiny.encode("zebra")) > 1
-    whole = BPE.learn(CAPTIONS, vocab_size=5000)
+    whole = learn_bpe(CAPTIONS, vocab_size=5000)
     assert len(whole.vocab) < 5000 and all(len(whole.encode(word)) == 1 for word in "red house desert night".split())
 
 
@@ -206,8 +208,8 @@ def test_errors_are_in_the_users_words(clip, tiny, tmp_path):
         BPE.from_folder(tmp_path)
     tiny.save(tmp_path)
     for name, text, message in [
-        ("tokenizer_config.json", "{", "tokenizer_config.json is not valid JSON"),
-        ("vocab.json", "[1]", "vocab.json holds a list"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
+        ("vocab.json", "[1]", "vocab.json: expected an object, found a list"),
         ("vocab.json", '{"a": "b"}', "whole number"),
         ("vocab.json", "{}", "vocabulary lacks"),
         ("merges.txt", "a b\na b c\n", "merges.txt: merge 2"),
@@ -223,9 +225,9 @@ def test_errors_are_in_the_users_words(clip, tiny, tmp_path):
     assert BPE.from_folder(tmp_path) == tiny
 
     with pytest.raises(ValueError, match="363"):
-        BPE.learn(CAPTIONS, vocab_size=300)
-    with pytest.raises(TypeError, match="list of captions"):
-        BPE.learn("a cat")
+        learn_bpe(CAPTIONS, vocab_size=300)
+    with pytest.raises(TypeError, match="list of texts"):
+        learn_bpe("a cat")
     with pytest.raises(TypeError, match="a text was expected"):
         clip([None])
     with pytest.raises(ValueError, match="99999 is no id"):

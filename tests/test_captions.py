@@ -1,4 +1,4 @@
-"""Captions and triplets: the text that a writer sees and its way back, and tables with their mistakes."""
+"""Captions and triplets: the text of prompts and completions, parsed back; tables, and errors in them."""
 
 import csv
 import json
@@ -8,27 +8,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minip2p.data.captions import (
-    BETWEEN, STOP, Refused, Triplet, bare, completion_text, distinct, one_line, parse_completion, prompt_text,
-    read_captions, read_rows, read_triplets, read_words,
-)  # fmt: skip
+    BETWEEN,
+    STOP,
+    Refused,
+    Triplet,
+    bare,
+    completion_text,
+    distinct,
+    one_line,
+    parse_completion,
+    prompt_text,
+    read_captions,
+    read_rows,
+    read_triplets,
+)
 
 LETTERS = st.characters(exclude_categories=["Cs", "Zl", "Zp"], exclude_characters="\n\r\v\f\x1c\x1d\x1e\x85")
 lines = st.text(LETTERS, min_size=1, max_size=40).map(str.strip).filter(bool)
-"""texts of one line, of any letters"""
+"""texts of one line, of any characters"""
 WORDS = [*"ab .!?\n", BETWEEN, STOP, "END", "%%", "##", "\u2028", "é"]
 pieces = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
 """texts that are likely to break rules"""
 
 
 def parsed(caption: str, completion: str) -> tuple[str, str] | str:
-    """What it says, or the reason against it."""
+    """(instruction, edited caption), or the reason for refusing."""
     try:
         return parse_completion(caption, completion)
     except Refused as refused:
         return str(refused)
 
 
-# ------------------------------------------------------------------------------------------------------ a writer's text
+# Completions
 
 
 def test_the_papers_text():
@@ -37,8 +48,8 @@ def test_the_papers_text():
 
 
 @given(lines, lines, lines, st.booleans(), pieces)
-def test_what_is_told_is_parsed_to_the_same(caption, edit, output, ends, after):
-    """Any texts of a line each; a writer stops before STOP, or goes on after it with whatever it likes."""
+def test_a_completion_is_parsed_back(caption, edit, output, ends, after):
+    """Any texts of one line; a language model stops before STOP, or continues after it with anything."""
     completion = completion_text(edit, output) + after if ends else completion_text(edit, output).removesuffix(STOP)
     if output.startswith("END") or (not ends and STOP in completion):
         return
@@ -47,7 +58,7 @@ def test_what_is_told_is_parsed_to_the_same(caption, edit, output, ends, after):
 
 
 @given(pieces, pieces)
-def test_what_is_accepted_is_two_lines_and_changes_something(caption, completion):
+def test_an_accepted_completion_is_two_lines_and_changes_something(caption, completion):
     found = parsed(caption, completion)
     if isinstance(found, str):
         return
@@ -58,7 +69,7 @@ def test_what_is_accepted_is_two_lines_and_changes_something(caption, completion
 
 
 @given(lines, st.sampled_from([str, str.upper, str.title]), st.text(".!? ", max_size=4), st.text(".!? ", max_size=4))
-def test_capitals_and_marks_at_the_ends_are_no_change(caption, case, before, after):
+def test_case_and_punctuation_at_the_ends_are_no_change(caption, case, before, after):
     said = f"{before}{case(caption)}{after}"
     if bare(case(caption)) != bare(caption):  # letters that have no capital of their own
         return
@@ -84,11 +95,11 @@ def test_the_rules(completion, reason):
     assert parsed("a cat.", completion) == reason
 
 
-# ------------------------------------------------------------------------------------------------------------- captions
+# Captions
 
 
 @given(st.lists(pieces.filter(lambda text: bare(text))))
-def test_of_captions_that_say_the_same_the_first_stays(captions):
+def test_of_equal_captions_the_first_stays(captions):
     kept = distinct(captions)
     assert [bare(caption) for caption in kept] == list(dict.fromkeys(map(bare, captions)))
     assert all(caption == next(c for c in captions if bare(c) == bare(caption)) for caption in kept)
@@ -101,13 +112,13 @@ def test_one_line_is_one_line(text):
     assert one_line(text).split() == text.split()
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
+# Tables
 
 
 @given(captions=st.lists(lines, min_size=1, max_size=5), key=st.sampled_from(["input", "caption"]))
 def test_captions_of_every_table_are_the_same(tmp_path_factory, captions, key):
     folder = tmp_path_factory.mktemp("tables")
-    for name in ("a.txt", "a.JSONL", "a.ndjson", "a.csv"):
+    for name in ("a.txt", "a.JSONL", "a.jsonl", "a.csv"):
         with open(folder / name, "w", encoding="utf-8", newline="") as file:
             if name == "a.csv":
                 csv.writer(file).writerows([[key, "more"], *[[caption, "x"] for caption in captions]])
@@ -117,19 +128,17 @@ def test_captions_of_every_table_are_the_same(tmp_path_factory, captions, key):
                 ascii_only = name == "a.JSONL"
                 file.writelines(json.dumps({key: each}, ensure_ascii=ascii_only) + "\r\n" for each in captions)
     expected = [caption.removeprefix("\ufeff").strip() for caption in captions[:1]] + captions[1:]
-    for name in ("a.JSONL", "a.ndjson", "a.csv", "a.txt"):
+    for name in ("a.JSONL", "a.jsonl", "a.csv", "a.txt"):
         found = read_captions(folder / name) if expected[0] or name != "a.txt" else captions
         assert found in (captions, expected), name
 
 
-def test_triplets_and_words(tmp_path):
+def test_triplets(tmp_path):
     row = {"caption": "a cat", "edit": "make it\na dog ", "output": "a dog", "more": 1}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n\n" + json.dumps(row | {"input": "é", "edit": "x"}))
     first, second = read_triplets(tmp_path / "a.jsonl")
     assert first == Triplet(input="a cat", edit="make it a dog", output="a dog")
     assert second == Triplet(input="é", edit="x", output="a dog")
-    (tmp_path / "words.txt").write_text("blood\n\n  dead body \n")
-    assert read_words(tmp_path / "words.txt") == ["blood", "dead body"]
 
 
 @pytest.mark.parametrize(
@@ -142,18 +151,18 @@ def test_triplets_and_words(tmp_path):
         ("a.jsonl", b'{"text": "x"}\n', "a.jsonl, line 1: 'input' is missing; there are 'text'"),
         ("a.jsonl", b"{}\n", "a.jsonl, line 1: 'input' is missing; there are -"),
         ("a.jsonl", b'{"input": " "}\n', "expected a text"),
-        ("a.jsonl", b'{"input": "a \\ud800"}\n', "a.jsonl, line 1: 'input' holds half of a letter"),
+        ("a.jsonl", b'{"input": "a \\ud800"}\n', "a.jsonl, line 1: 'input' holds half a character"),
         ("a.csv", b"input,more\nx,y\nx\n", "a.csv, line 3: not as many values"),
         ("a.csv", b"input\nx,y\n", "a.csv, line 2: not as many values"),
         ("a.csv", b"text\nx\n", "a.csv, line 2: 'input' is missing; there are 'text'"),
         ("a.csv", b"input\n", "a.csv is empty"),
-        ("a.txt", b"\n \n", "a.txt is empty; expected captions, one a line"),
+        ("a.txt", b"\n \n", "a.txt is empty; expected one text per line"),
         ("a.txt", b"", "a.txt is empty"),
-        ("a.txt", b"caf\xe9\n", "a.txt is not a text in UTF-8"),
+        ("a.txt", b"caf\xe9\n", "a.txt is not UTF-8 text"),
         ("a.parquet", b"PAR1", "a.parquet: unknown ending '.parquet'; expected one of .jsonl"),
     ],
 )
-def test_a_bad_table_is_told_by_file_and_line(tmp_path, monkeypatch, name, data, message):
+def test_an_error_in_a_table_names_file_and_line(tmp_path, monkeypatch, name, data, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError) as error:

@@ -1,15 +1,8 @@
-"""Weight files: read without running anything, strictly; written in any layout and back bit for bit."""
+"""Checkpoints: read strictly, written in any layout and back bit for bit."""
 
 import json
 import os
-import pickle
-import struct
-import subprocess
-import sys
-import warnings
-import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,16 +10,21 @@ from conftest import randomise, small_config
 
 from minip2p import checkpoints
 from minip2p.checkpoints import infer
+from minip2p.checkpoints.clip import sd2_text_of, text_of, vision_of
 from minip2p.checkpoints.files import open_weights, write_safetensors
 from minip2p.checkpoints.tables import ema_name, links, push, text_rows, unet_rows, vae_rows, vision_rows
 from minip2p.config import CLIPConfig, Config, TextConfig, UNetConfig, VAEConfig, override
-from minip2p.models.clip import CLIP, TextEncoder
+from minip2p.loading import shipped
+from minip2p.models.clip import CLIP
+from minip2p.models.text_encoder import TextEncoder
 from minip2p.models.unet import UNet
 from minip2p.models.vae import AutoencoderKL
 from minip2p.text.bpe import BPE
+from minip2p.text.learn import learn_bpe
+from minip2p.tinyworld.classifier import ClassifierConfig
 
 NETWORKS = {"unet": UNet, "vae": AutoencoderKL, "text": TextEncoder}
-BPE_SMALL = BPE.learn(["make it night", "add a tree"], vocab_size=400, max_length=16)
+BPE_SMALL = learn_bpe(["make it night", "add a tree"], vocab_size=400, max_length=16)
 
 
 def config_of(in_channels=8):
@@ -69,9 +67,11 @@ def same(parts, others):
 FILES = [("minip2p", "m.safetensors"), ("original", "o.safetensors"), ("original", "o.ckpt"), ("diffusers", "folder")]
 
 
-@pytest.mark.parametrize("first, dtype", [
-    *((file, torch.float32) for file in FILES), (FILES[2], torch.float16), (FILES[3], torch.bfloat16)
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "first, dtype",
+    [*((file, torch.float32) for file in FILES), (FILES[2], torch.float16), (FILES[3], torch.bfloat16)],
+    ids=str,
+)
 def test_any_layout_to_any_other_and_back(first, dtype, tmp_path):
     """Bit for bit, with config, tokenizer and provenance."""
     config, parts = config_of(), weights_of(config_of(), dtype)
@@ -100,7 +100,7 @@ def test_a_part_alone(weights, tmp_path):
 
 
 def test_an_autoencoders_own_file(weights, tmp_path):
-    """Original names without a prefix, with the discriminator of its training beside them."""
+    """Original names without a prefix, and the discriminator that trained it."""
     config = replace(config_of(), vae=VAEConfig(widths=(32, 64), blocks=1))
     vae = weights_of(config)["vae"]
     tensors = push(vae, links(vae_rows(config.vae), 1)) | {"loss.discriminator.main.0.weight": torch.zeros(2)}
@@ -130,7 +130,9 @@ def test_unused_layers_of_the_text_tower_are_not_written_elsewhere(tmp_path):
         if layout == "diffusers":
             assert (back.config.text.layers, back.config.text.skip_last) == (2, 0)
         assert same({"text": used}, {"text": back.parts["text"]})
-        both = checkpoints.read(save(tmp_path / f"both {name}", layout, parts, config, ema_parts={"text": parts["text"]}))
+        both = checkpoints.read(
+            save(tmp_path / f"both {name}", layout, parts, config, ema_parts={"text": parts["text"]})
+        )
         assert same({"text": used}, {"text": both.parts["text"]})
         tower = TextEncoder(back.config.text)
         checkpoints.assign(tower, back.parts["text"], source=name)
@@ -141,11 +143,18 @@ def test_unused_layers_of_the_text_tower_are_not_written_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["original", "diffusers"])
-@pytest.mark.parametrize("word", [
-    "unet.norm=rms", "unet.feed_forward=swiglu", "unet.attention=('cross', 'none')", "unet.mid_attention=self", "vae.norm=layer",
-    "text.projection=32",
-])  # fmt: skip
-def test_what_a_layout_has_no_word_for_is_one_clear_error(layout, word, tmp_path):
+@pytest.mark.parametrize(
+    "word",
+    [
+        "unet.norm=rms",
+        "unet.feed_forward=swiglu",
+        "unet.attention=('cross', 'none')",
+        "unet.mid_attention=self",
+        "vae.norm=layer",
+        "text.projection=32",
+    ],
+)
+def test_a_config_that_a_layout_cannot_describe_is_an_error(layout, word, tmp_path):
     config = override(config_of(), word)
     parts = weights_of(config)
     with pytest.raises(ValueError, match=word.partition("=")[0]) as error:
@@ -154,8 +163,8 @@ def test_what_a_layout_has_no_word_for_is_one_clear_error(layout, word, tmp_path
     assert same(checkpoints.read(save(tmp_path / "own", "minip2p", parts, config)).parts, parts)
 
 
-def test_a_noise_schedule_of_ones_own(weights, tmp_path):
-    """diffusers has words for three; an original file says none, and ours in its header all."""
+def test_a_noise_schedule_of_another_name(weights, tmp_path):
+    """diffusers has three; an original file of ours names any in its header."""
     config = override(config_of(), "schedule.kind=wavy")
     with pytest.raises(ValueError, match="schedule.kind = 'wavy' cannot be written as 'diffusers'"):
         save(tmp_path / "folder", "diffusers", weights, config)
@@ -164,9 +173,9 @@ def test_a_noise_schedule_of_ones_own(weights, tmp_path):
 
 def test_clip_in_one_file(tmp_path):
     config = CLIPConfig(
-        text=replace(config_of().text, projection=24), vision=replace(CLIPConfig().vision, image_size=28, width=32, layers=1,
-        heads=2, feed_forward=64, projection=24),
-    )  # fmt: skip
+        text=replace(config_of().text, projection=24),
+        vision=replace(CLIPConfig().vision, image_size=28, width=32, layers=1, heads=2, feed_forward=64, projection=24),
+    )
     clip = randomise(CLIP(config))
     parts = {part: getattr(clip, part).state_dict() for part in ("text", "vision")} | {"logit_scale": clip.logit_scale}
     checkpoints.write(tmp_path / "clip", "minip2p", config, parts)
@@ -178,8 +187,40 @@ def test_clip_in_one_file(tmp_path):
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in clip.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "name, old, new", [("classifier", "reader", "classifier"), ("instructions", "writer", "language_model")]
+)
+def test_files_of_version_0_1_have_other_names(name, old, new, tmp_path, monkeypatch):
+    """The shipped files were written by it; read and written again, they have today's names and the same tensors."""
+    monkeypatch.setitem(checkpoints.KINDS, "classifier", ClassifierConfig)
+    file = open_weights(shipped(name))
+    parts = {n.removeprefix("ema.").partition(".")[0] for n in file.tensors}
+    if file.metadata["kind"] == old:  # until they are trained again
+        assert parts == {old}
+    loaded = checkpoints.read(shipped(name))
+    assert loaded.parts.keys() == {new}
+    checkpoints.write(tmp_path / "new", "minip2p", loaded.config, loaded.parts, tokenizer=loaded.tokenizer)
+    assert open_weights(tmp_path / "new").metadata["kind"] == new
+    assert {n.partition(".")[0] for n in open_weights(tmp_path / "new").tensors} == {new}
+    again = checkpoints.read(tmp_path / "new")
+    assert same(again.parts, loaded.parts) and (again.config, again.tokenizer) == (loaded.config, loaded.tokenizer)
+    former = file.metadata | {"kind": old}  # and as version 0.1 wrote it
+    tensors = {f"{old}.{n}": t for n, t in loaded.parts[new].items()}
+    write_safetensors(tmp_path / "old", tensors, former)
+    assert same(checkpoints.read(tmp_path / "old").parts, loaded.parts)
+
+
+def test_a_kind_that_nobody_added(weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(checkpoints.KINDS, "else", VAEConfig)
+    checkpoints.write(tmp_path / "a", "minip2p", VAEConfig(), {"vae": weights["vae"]})
+    assert checkpoints.read(tmp_path / "a").config == VAEConfig()
+    monkeypatch.delitem(checkpoints.KINDS, "else")
+    with pytest.raises(ValueError, match="holds a 'else'; expected one of model, clip, "):
+        checkpoints.read(tmp_path / "a")
+
+
 def test_averaged_weights(weights, tmp_path):
-    """Taken where they are, left with ema=False; only the UNet has them here."""
+    """They are taken unless ema=False; here only the UNet has them."""
     average = {"unet": {n: t + 1 for n, t in weights["unet"].items()}}
     for layout, name in FILES:
         path = save(tmp_path / name, layout, weights, ema_parts=average)
@@ -209,10 +250,16 @@ def on_meta(module, config):
 SD2 = UNetConfig(heads=None, head_size=64, linear_projection=True, text_width=1024)
 
 
-@pytest.mark.parametrize("config", [
-    UNetConfig(), UNetConfig(in_channels=8), SD2, UNetConfig(widths=(64, 128), attention=("none", "full"), blocks=3, depth=2),
-    UNetConfig(time_injection="scale_shift", out_channels=8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNetConfig(),
+        UNetConfig(in_channels=8),
+        SD2,
+        UNetConfig(widths=(64, 128), attention=("none", "full"), blocks=3, depth=2),
+        UNetConfig(time_injection="scale_shift", out_channels=8),
+    ],
+)
 def test_unet_from_shapes(config):
     assert infer.unet(push(on_meta(UNet, config), links(unet_rows(config), 1))) == config
 
@@ -224,78 +271,157 @@ def test_vae_from_shapes(config):
 
 @pytest.mark.parametrize("openai", [True, False])
 def test_clip_from_shapes(openai):
-    """ViT-L/14 is the default; Stable Diffusion 2's tower is told by its names."""
+    """The default config is ViT-L/14's; names tell Stable Diffusion 2's tower from OpenAI's."""
     config, column = CLIPConfig(), 1 if openai else 2
     tensors = push(on_meta(TextEncoder, config.text), links(text_rows(config.text), column))
-    tensors |= push({n.removeprefix("vision."): t for n, t in on_meta(CLIP, config).items() if n.startswith("vision.")},
-                    links(vision_rows(config.vision), column))  # fmt: skip
-    assert CLIPConfig(text=infer.text(tensors, openai), vision=infer.vision(tensors, openai)) == config
+    tensors |= push(
+        {n.removeprefix("vision."): t for n, t in on_meta(CLIP, config).items() if n.startswith("vision.")},
+        links(vision_rows(config.vision), column),
+    )
+    assert CLIPConfig(text=text_of(tensors, column), vision=vision_of(tensors, column)) == config
     sd2 = TextConfig(width=1024, heads=16, layers=23, feed_forward=4096, activation="gelu", pad=0)
     tower = push(on_meta(TextEncoder, sd2), links(text_rows(sd2), 1))
-    assert infer.text(tower, openai=True, sd2=True) == sd2
+    assert sd2_text_of(tower) == sd2
 
 
 PUBLISHED = {
     "unet/config.json": {
-        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", "act_fn": "silu", "attention_head_dim": 8,
-        "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": False, "cross_attention_dim": 768,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "downsample_padding": 1, "flip_sin_to_cos": True,
-        "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-05,
-        "norm_num_groups": 32, "out_channels": 4, "sample_size": 64,
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.6.0",
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": False,
+        "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     },
     "vae/config.json": {
-        "_class_name": "AutoencoderKL", "_diffusers_version": "0.6.0", "act_fn": "silu",
-        "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "in_channels": 3,
-        "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32, "out_channels": 3, "sample_size": 512,
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": "0.6.0",
+        "act_fn": "silu",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "in_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "out_channels": 3,
+        "sample_size": 512,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
     },
     "text_encoder/config.json": {
-        "_name_or_path": "openai/clip-vit-large-patch14", "architectures": ["CLIPTextModel"], "attention_dropout": 0.0,
-        "bos_token_id": 0, "dropout": 0.0, "eos_token_id": 2, "hidden_act": "quick_gelu", "hidden_size": 768,
-        "initializer_factor": 1.0, "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads": 12, "num_hidden_layers": 12,
-        "pad_token_id": 1, "projection_dim": 768, "torch_dtype": "float32", "vocab_size": 49408,
+        "_name_or_path": "openai/clip-vit-large-patch14",
+        "architectures": ["CLIPTextModel"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "dropout": 0.0,
+        "eos_token_id": 2,
+        "hidden_act": "quick_gelu",
+        "hidden_size": 768,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "projection_dim": 768,
+        "torch_dtype": "float32",
+        "vocab_size": 49408,
     },
     "scheduler/scheduler_config.json": {
-        "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-        "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+        "_class_name": "PNDMScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "num_train_timesteps": 1000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
         "clip_sample": False,
     },
-}  # fmt: skip
+}
 """Stable Diffusion 1.5's"""
 EDITOR = {
     "unet/config.json": {
-        "in_channels": 8, "class_embed_type": None, "conv_in_kernel": 3, "conv_out_kernel": 3, "dual_cross_attention": False,
-        "mid_block_type": "UNetMidBlock2DCrossAttn", "num_class_embeds": None, "only_cross_attention": False,
-        "projection_class_embeddings_input_dim": None, "resnet_time_scale_shift": "default", "time_cond_proj_dim": None,
-        "time_embedding_type": "positional", "timestep_post_act": None, "upcast_attention": False, "use_linear_projection": False,
-    },
-}  # fmt: skip
-"""what InstructPix2Pix's says beside"""
+        "in_channels": 8,
+        "class_embed_type": None,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "dual_cross_attention": False,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "num_class_embeds": None,
+        "only_cross_attention": False,
+        "projection_class_embeddings_input_dim": None,
+        "resnet_time_scale_shift": "default",
+        "time_cond_proj_dim": None,
+        "time_embedding_type": "positional",
+        "timestep_post_act": None,
+        "upcast_attention": False,
+        "use_linear_projection": False,
+    }
+}
+"""InstructPix2Pix's differences"""
 SECOND = {
     "unet/config.json": {
-        "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True, "sample_size": 96
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+        "sample_size": 96,
     },
     "text_encoder/config.json": {
-        "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
     },
     "scheduler/scheduler_config.json": {"prediction_type": "v_prediction"},
-}  # fmt: skip
+}
 """Stable Diffusion 2.1's differences"""
 
 
-@pytest.mark.parametrize("differences, words", [
-    ({}, []), (EDITOR, ["unet.in_channels=8"]),
-    (SECOND, [
-        "unet.heads=None", "unet.head_size=64", "unet.text_width=1024", "unet.linear_projection=True", "text.width=1024",
-        "text.heads=16", "text.layers=23", "text.feed_forward=4096", "text.activation=gelu", "schedule.prediction=v",
-        "sampling.resolution=768",
-    ]),
-], ids=["1.5", "InstructPix2Pix", "2.1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "differences, words",
+    [
+        ({}, []),
+        (EDITOR, ["unet.in_channels=8"]),
+        (
+            SECOND,
+            [
+                "unet.heads=None",
+                "unet.head_size=64",
+                "unet.text_width=1024",
+                "unet.linear_projection=True",
+                "text.width=1024",
+                "text.heads=16",
+                "text.layers=23",
+                "text.feed_forward=4096",
+                "text.activation=gelu",
+                "schedule.prediction=v",
+                "sampling.resolution=768",
+            ],
+        ),
+    ],
+    ids=["1.5", "InstructPix2Pix", "2.1"],
+)
 def test_published_configs(differences, words, tmp_path):
-    """Read and written again they mean the same."""
-    from minip2p.checkpoints import described, folders
+    """Read, written and read again they give the same config."""
+    from minip2p.checkpoints import clip, configs, folders
 
     def read(folder):
         return folders._config(
@@ -308,16 +434,17 @@ def test_published_configs(differences, words, tmp_path):
     config = read(tmp_path)
     assert config == override(Config(), *words)
     for name, values in (
-        ("unet", described.unet_json(config.unet, config.sampling.resolution // 8)), ("vae", described.vae_json(config.vae, 512)),
-        ("text_encoder", described.text_json(config.text)),
-    ):  # fmt: skip
+        ("unet", configs.unet_json(config.unet, config.sampling.resolution // 8)),
+        ("vae", configs.vae_json(config.vae, 512)),
+        ("text_encoder", clip.text_json(config.text)),
+    ):
         (tmp_path / name / "config.json").write_text(json.dumps(values))
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(described.schedule_json(config)))
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(configs.schedule_json(config)))
     assert read(tmp_path) == config
 
 
-def test_config_replaces_what_would_be_guessed(weights, tmp_path):
-    """8 groups in the norms is not what shapes can tell: guessed as Stable Diffusion's 32 unless said."""
+def test_config_replaces_the_guess(weights, tmp_path):
+    """Shapes do not show the number of groups in the norms: the guess is Stable Diffusion's 32."""
     path = save(tmp_path / "a.safetensors", "original", weights)
     write_safetensors(tmp_path / "b.safetensors", open_weights(path).tensors, {})
     assert checkpoints.read(tmp_path / "b.safetensors").config.unet.norm_groups == 32
@@ -336,10 +463,10 @@ def test_assign_names_both_sides(weights, tmp_path):
     del tensors["conv_in.weight"]
     with pytest.raises(checkpoints.CheckpointError) as error:
         checkpoints.assign(unet, tensors, source=loaded.path, names=loaded.names["unet"])
-    said = str(error.value)
-    assert "\n" not in said and str(tmp_path / "a.ckpt") in said
-    assert "1 missing: conv_in.weight (in the file model.diffusion_model.input_blocks.0.0.weight)" in said
-    assert "1 unknown to the network: extra" in said and "(7,), in the network (4,)" in said
+    message = str(error.value)
+    assert "\n" not in message and str(tmp_path / "a.ckpt") in message
+    assert "1 missing: conv_in.weight (in the file model.diffusion_model.input_blocks.0.0.weight)" in message
+    assert "1 unknown to the network: extra" in message and "(7,), in the network (4,)" in message
     assert unet.conv_out.bias.is_meta
 
 
@@ -352,13 +479,23 @@ def test_an_unknown_tensor_is_an_error(weights, tmp_path, name):
         checkpoints.read(path)
 
 
-@pytest.mark.parametrize("part, key, value", [
-    ("unet", "act_fn", "gelu"), ("unet", "class_embed_type", "timestep"), ("unet", "addition_embed_type", "text_time"),
-    ("unet", "down_block_types", ["AttnDownBlock2D", "DownBlock2D"]), ("unet", "layers_per_block", [1, 2]),
-    ("vae", "latents_mean", [0.1]), ("vae", "mid_block_add_attention", False), ("unet", "mid_block_type", None), ("text_encoder", "hidden_act", "relu"),
-    ("scheduler", "prediction_type", "flow"), ("scheduler", "rescale_betas_zero_snr", True),
-])  # fmt: skip
-def test_a_config_word_that_we_do_not_know_is_an_error(weights, tmp_path, part, key, value):
+@pytest.mark.parametrize(
+    "part, key, value",
+    [
+        ("unet", "act_fn", "gelu"),
+        ("unet", "class_embed_type", "timestep"),
+        ("unet", "addition_embed_type", "text_time"),
+        ("unet", "down_block_types", ["AttnDownBlock2D", "DownBlock2D"]),
+        ("unet", "layers_per_block", [1, 2]),
+        ("vae", "latents_mean", [0.1]),
+        ("vae", "mid_block_add_attention", False),
+        ("unet", "mid_block_type", None),
+        ("text_encoder", "hidden_act", "relu"),
+        ("scheduler", "prediction_type", "flow"),
+        ("scheduler", "rescale_betas_zero_snr", True),
+    ],
+)
+def test_an_unsupported_value_in_a_config_is_an_error(weights, tmp_path, part, key, value):
     folder = save(tmp_path / "d", "diffusers", weights)
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
@@ -378,7 +515,7 @@ def test_an_incomplete_folder(weights, tmp_path, gone):
 
 
 @pytest.mark.parametrize("layout, name", FILES)
-def test_a_write_that_fails_leaves_what_was_there(layout, name, weights, tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file(layout, name, weights, tmp_path, monkeypatch):
     path = save(tmp_path / name, layout, weights)
 
     def fail(*_, **__):
@@ -390,7 +527,7 @@ def test_a_write_that_fails_leaves_what_was_there(layout, name, weights, tmp_pat
     assert same(checkpoints.read(path).parts, weights) and [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_a_mapped_checkpoint_may_be_written_over(weights, tmp_path):
+def test_a_mapped_checkpoint_can_be_replaced(weights, tmp_path):
     for layout, name in FILES:
         path = save(tmp_path / name, layout, weights)
         loaded = checkpoints.read(path)
@@ -402,11 +539,11 @@ def test_a_mapped_checkpoint_may_be_written_over(weights, tmp_path):
 def test_only_a_diffusers_folder_is_replaced(weights, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(checkpoints.CheckpointError, match="no diffusers folder"):
+    with pytest.raises(checkpoints.CheckpointError, match="not a diffusers folder"):
         save(tmp_path / "photos", "diffusers", weights)
 
 
-def test_our_safetensors_are_everyones(weights, tmp_path):
+def test_our_safetensors_are_read_by_the_library(weights, tmp_path):
     from safetensors.torch import load_file
 
     theirs = load_file(save(tmp_path / "a", "minip2p", weights))
@@ -432,5 +569,5 @@ def test_widening_keeps_the_output_for_any_image_latent(weights):
     )
     assert torch.allclose(new.eval()(torch.cat([z, image], dim=1), t, text), old(z, t, text), atol=1e-6)
     assert torch.equal(new.conv_in.bias, old.conv_in.bias)
-    with pytest.raises(ValueError, match="8 input channels already"):
+    with pytest.raises(ValueError, match="8 input channels"):
         checkpoints.widen(new.state_dict())

@@ -1,17 +1,16 @@
-"""`minip2p filter`: its words, its table, its picture, its mistakes."""
+"""`minip2p filter`: its options, its table, its mistakes."""
 
 import json
-import sys
 from dataclasses import fields
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers_pairs import write_pair_unit
 
 from minip2p.cli import filter as verb
 from minip2p.cli.arguments import parse
-from minip2p.datagen import filter as sieve
-from minip2p.datagen import units
+from minip2p.data.pair_files import PairUnit, read_scores, unit_name
+from minip2p.datagen import clip_filter
 from minip2p.evaluation.metrics import KEYS, RULES, Thresholds
 
 
@@ -31,79 +30,57 @@ def write_pairs(folder, prompts: int = 6, n: int = 20):
             rows.append(more | values | {"candidate": not Thresholds(image=0.7).refuses(values)})
         pictures = {row["seed"]: (b"0", b"1") for row in rows if row["candidate"]}
         prompt_row = {"input": "a", "edit": "b", "output": "c", "id": prompt}
-        unit = units.Unit(name=units.unit_name(prompt), prompt=prompt_row, scores=rows, pictures=pictures)
-        units.write_unit(folder, unit)
+        unit = PairUnit(name=unit_name(prompt), prompt=prompt_row, scores=rows, images=pictures)
+        write_pair_unit(folder, unit)
     return folder
 
 
 def test_the_defaults_are_the_papers():
     given = options("DIR")
     assert all(getattr(given, each.name) == each.default for each in fields(Thresholds))
-    assert (given.directory, given.keep, given.output) == ("DIR", 4, None)
+    assert (given.directory, given.keep) == ("DIR", 4)
 
 
-def test_what_is_kept_is_written_told_and_drawn(tmp_path, capsys):
+def test_what_is_kept_is_written_and_printed(tmp_path, capsys):
     write_pairs(tmp_path)
     words = tmp_path, "--image", "0.7", "--caption", "0.22", "--direction", "0.1", "--keep", "2"
     verb.run(options(*words))
     out = capsys.readouterr().out
     thresholds = Thresholds(image=0.7, caption=0.22, direction=0.1)
-    all_scores = {name: rows for name, _, rows in units.read_scores(tmp_path)}
-    kept = sieve.keep(all_scores, thresholds, 2)
+    scores = [(name, rows) for name, _, rows in read_scores(tmp_path)]
+    kept = clip_filter.filter_units(scores, thresholds, 2).seeds
     assert json.loads((tmp_path / "seeds.json").read_text()) == [[name, seeds] for name, seeds in kept.items()]
-    assert "| rule | fell to it | to it alone |" in out and "| image >= 0.7 |" in out and "caption 0 >= 0.22" in out
+    assert (
+        "| rule | failed | failed no other | 10% are below | 50% are below | 90% are below |" in out
+        and "| image >= 0.7 |" in out
+        and "caption 0 >= 0.22" in out
+    )
     assert "| passed, but 2 of their prompt are better |" in out and "of 6 prompts have at least one" in out
     assert f"| kept | {sum(map(len, kept.values()))} (" in out
-    with Image.open(tmp_path / "histogram.png") as image:
-        assert image.format == "PNG" and image.width > 800 and len(image.convert("RGB").getcolors(1 << 20)) > 10
+    image = [row[KEYS["image"]] for _, rows in scores for row in rows]
+    assert f" {np.quantile(image, 0.5):.3f} |" in out
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
     verb.run(options(*words))
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
-    assert {"seeds.json", "filter.json", "histogram.png"} == set(before)
+    assert {"seeds.json", "filter.json"} == set(before)
 
 
 def test_keep_0_is_all_that_pass(tmp_path, capsys):
     write_pairs(tmp_path, prompts=2)
-    verb.run(options(tmp_path, "--keep", "0", "--output", tmp_path / "sub" / "seen.png"))
+    verb.run(options(tmp_path, "--keep", "0"))
     about = json.loads((tmp_path / "filter.json").read_text())
     assert about["keep"] is None and about["over"] == 0 and about["kept"] == about["passed"] - about["lost"] > 4
     assert "better" not in capsys.readouterr().out
-    assert (tmp_path / "sub" / "seen.png").is_file() and not (tmp_path / "histogram.png").exists()
 
 
-def test_a_histogram_can_be_drawn_of_no_samples_and_of_one():
-    for rows in ([], [dict.fromkeys(KEYS.values(), 1.0) | {"sample": 0, "seed": 1, "candidate": True}]):
-        seen = sieve.Seen(Thresholds(), 4)
-        seen.add("0000001", rows)
-        assert verb.histogram(sieve.filtered(seen)).startswith(b"\x89PNG")
-
-
-def test_an_axis_shows_its_threshold_and_all_but_the_rarest():
-    edges = np.linspace(-1, 1, 201)
-    counts = np.histogram([-0.9] + 1500 * [0.255] + 1500 * [0.505], edges)[0].tolist()
-    low, high = verb._range(counts, edges, 0.75)
-    assert low == pytest.approx(0.25 - 0.03) and high == pytest.approx(0.75 + 0.03)
-
-
-def test_without_matplotlib_the_filter_works_and_says_so(tmp_path, capsys, monkeypatch):
-    write_pairs(tmp_path, prompts=1)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match="--output: the histogram needs matplotlib, which is missing"):
-        verb.run(options(tmp_path, "--output", tmp_path / "seen.png"))
-    assert not (tmp_path / "seeds.json").exists()
-    verb.run(options(tmp_path))
-    said = capsys.readouterr()
-    assert said.err.count("needs matplotlib, which is missing") == 1 and "| kept |" in said.out
-    assert (tmp_path / "seeds.json").is_file() and not (tmp_path / "histogram.png").exists()
-
-
-@pytest.mark.parametrize("words, told", [
-    (["--image", "75"], "image 75.0: expected a cosine"),
-    (["--direction", "nan"], "direction nan: expected a cosine"),
-    (["--keep", "-1"], "keep -1: expected how many of a prompt, or 0 for all"),
-    (["--output", "seen.jpg"], "seen.jpg: expected a file that ends in .png"),
-    ([], "no finished unit is in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--image", "75"], "image 75.0: expected a cosine"),
+        (["--direction", "nan"], "direction nan: expected a cosine"),
+        ([], "no finished unit is in it"),
+    ],
+)
 def test_mistakes_are_one_line(tmp_path, words, told):
     with pytest.raises(ValueError, match=told) as error:
         verb.run(options(tmp_path, *words))

@@ -36,7 +36,7 @@ def test_none_is_a_word_where_it_is_allowed():
 
 
 @pytest.mark.parametrize(
-    "word, said",
+    "word, message",
     [
         ("unet.nrom=rms", "unet.nrom"),
         ("unet", "name=value"),
@@ -48,8 +48,8 @@ def test_none_is_a_word_where_it_is_allowed():
         ("a.b.c=1", "a.b.c"),
     ],
 )
-def test_a_wrong_word_is_named(word, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_word_is_named(word, message):
+    with pytest.raises(ValueError, match=message):
         override(Config(), word)
 
 

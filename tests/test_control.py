@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import small_pipeline
+from conftest import difference, small_pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,38 +14,33 @@ from PIL import Image
 from minip2p.control import Control, LocalBlend, Refine, Replace, Reweight, Run, Share
 from minip2p.control.blend import where
 from minip2p.control.run import AtSites
-from minip2p.control.share import Handover
+from minip2p.control.share import SelfAttentionInjection
 from minip2p.diffusion import SAMPLERS, get_sampler
 from minip2p.nn import attention as attention_module
 from minip2p.nn.attention import Site
 from minip2p.text.align import positions, refinement, replacement
-from minip2p.text.bpe import BPE
+from minip2p.text.learn import learn_bpe
 
 RED, BLUE = "a red house by the sea", "a blue house by the sea"
 MORE = "a red house with a boat, by the sea"
-TOKENIZER = BPE.learn([RED, BLUE, MORE] * 3, vocab_size=400, max_length=16)
+TOKENIZER = learn_bpe([RED, BLUE, MORE] * 3, vocab_size=400, max_length=16)
 CROSS, SELF = Site("up", "cross", 3), Site("up", "self", 2)
 FEW = settings(max_examples=60)
 
 
 @pytest.fixture(scope="module")
-def painter():
+def text2image():
     """With peaked attention to the text, so that words have places."""
-    painter = replace(small_pipeline(in_channels=4), tokenizer=TOKENIZER)
-    for module in painter.unet.modules():
+    text2image = replace(small_pipeline(in_channels=4), tokenizer=TOKENIZER)
+    for module in text2image.unet.modules():
         if isinstance(module, attention_module.Attention) and module.site.kind == "cross":
             module.q.weight.data *= 6
-    return painter
+    return text2image
 
 
 @pytest.fixture(scope="module")
 def editor():
     return replace(small_pipeline(), tokenizer=TOKENIZER)
-
-
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference over largest value."""
-    return float((a - b).abs().max() / b.abs().max())
 
 
 def pair(pipe, *control, prompt=RED, edited=BLUE, **how):
@@ -59,11 +54,11 @@ class Explicit(Control, AtSites):
     def __init__(self, steps: int = 10**6):
         self.steps = steps
 
-    def over(self, run):
+    def bind(self, run):
         self.cut = run.cut(self.steps)
         return self
 
-    def at(self, sigma, branches, b):
+    def for_call(self, sigma, branches, b):
         return self if sigma > self.cut else None
 
     def needs_probs(self, site):
@@ -73,7 +68,15 @@ class Explicit(Control, AtSites):
 def run_of(steps: int, *pairs: tuple[str, str], size=(6, 8)) -> Run:
     prompts, sources = [p for both in pairs for p in both], [i - i % 2 for i in range(2 * len(pairs))]
     sigmas = torch.linspace(14, 0, steps + 1, dtype=torch.float64).tolist()
-    return Run(sigmas=tuple(sigmas), size=size, prompts=tuple(prompts), sources=tuple(sources), tokenizer=TOKENIZER)
+    sizes = tuple(tuple(-(-side // 2**i) for side in size) for i in range(4))
+    return Run(
+        sigmas=tuple(sigmas),
+        size=size,
+        map_sizes=sizes,
+        prompts=tuple(prompts),
+        sources=tuple(sources),
+        tokenizer=TOKENIZER,
+    )
 
 
 def maps_of(rows: int, seed: int = 0) -> torch.Tensor:
@@ -82,7 +85,7 @@ def maps_of(rows: int, seed: int = 0) -> torch.Tensor:
 
 def acted(control: Control | None, p: torch.Tensor) -> torch.Tensor:
     """What a control of one call makes of maps; that it changes nothing in place is seen on the way."""
-    if control is None or isinstance(control, Handover):
+    if control is None or isinstance(control, SelfAttentionInjection):
         return p
     before = p.clone()
     assert control.needs_probs(CROSS) and not control.needs_probs(SELF)
@@ -115,15 +118,14 @@ def expected_rows(p, branches, b, change):
 @FEW
 @given(st.data(), st.sampled_from([Replace, Refine]), st.integers(1, 12), PART, PART, BRANCHES)
 def test_injected_maps_are_the_published_formula(data, kind, steps, cross, own, branches):
-    """alpha p_source M + (1 - alpha) p_edited for every step, token and pair; other rows are bit for bit as they were.
-    """
+    """alpha p_source M + (1 - alpha) p_edited for every step, token and pair; other rows are bit-equal."""
     pairs = [(RED, BLUE), (BLUE, RED), (RED, RED)]
     if kind is Refine:
         pairs[1] = (RED, MORE)
     run, b, i = run_of(steps, *pairs), 6, data.draw(st.integers(0, steps - 1))
     p = maps_of(len(branches) * b)
-    control = kind(cross=cross, self=0, words={"house": own}).over(run)
-    actual = acted(control.at(run.sigmas[i], branches, b), p)
+    control = kind(cross=cross, self=0, words={"house": own}).bind(run)
+    actual = acted(control.for_call(run.sigmas[i], branches, b), p)
 
     def change(rows):
         rows = rows.clone()
@@ -155,8 +157,8 @@ def test_reweighted_maps_are_the_published_formula(data, steps, cross, branches,
     run, i = run_of(steps, (BLUE, RED)), data.draw(st.integers(0, steps - 1))
     run = replace(run, prompts=(*run.prompts, MORE), sources=(*run.sources, 2))
     p = maps_of(3 * len(branches))
-    control = Reweight({"red": red, "house": house}, cross=cross).over(run)
-    actual = acted(control.at(run.sigmas[i], branches, 3), p)
+    control = Reweight({"red": red, "house": house}, cross=cross).bind(run)
+    actual = acted(control.for_call(run.sigmas[i], branches, 3), p)
 
     def change(rows):
         rows = rows.clone()
@@ -170,25 +172,25 @@ def test_reweighted_maps_are_the_published_formula(data, steps, cross, branches,
     assert torch.equal(actual[0], p[0])
 
 
-def test_controls_act_in_the_order_of_the_list(painter):
+def test_controls_act_in_the_order_of_the_list(text2image):
     """Replace then Reweight weighs what was injected; the other way round what was weighed is lost."""
     run, p = run_of(5, (RED, BLUE)), maps_of(4)
-    first, second = (c.over(run).at(14.0, (0, 1), 2) for c in (Replace(self=0), Reweight({"house": 2})))
+    first, second = (c.bind(run).for_call(14.0, (0, 1), 2) for c in (Replace(self=0), Reweight({"house": 2})))
     injected, house = first.probs(p, CROSS), positions(TOKENIZER, BLUE, "house")
     both = second.probs(injected, CROSS)
     assert torch.equal(both[1, ..., house], 2 * injected[1, ..., house])
     assert torch.equal(first.probs(second.probs(p, CROSS), CROSS), injected)
     a, b = Replace(cross=1.0), Reweight({"house": 4})
-    replaced = pair(painter, a)
-    assert apart(pair(painter, a, b)[1], replaced[1]) > 1e-3
-    assert torch.equal(pair(painter, b, a)[1], replaced[1])
+    replaced = pair(text2image, a)
+    assert difference(pair(text2image, a, b)[1], replaced[1]) > 1e-3
+    assert torch.equal(pair(text2image, b, a)[1], replaced[1])
 
 
 @FEW
 @given(st.data(), st.integers(1, 12), PART, BRANCHES)
 def test_self_attention_is_handed_over_in_the_branch_with_the_text_and_at_small_sites(data, steps, part, branches):
     run, i = run_of(steps, (RED, BLUE), (BLUE, RED)), data.draw(st.integers(0, steps - 1))
-    at = Replace(cross=0, self=part, pixels=48).over(run).at(run.sigmas[i], branches, 4)
+    at = Replace(cross=0, self=part, pixels=48).bind(run).for_call(run.sigmas[i], branches, 4)
     rows = len(branches) * 4
     q, k, v = (torch.arange(rows * 48.0).reshape(rows, 1, 48, 1) + n for n in range(3))
     if 0 not in branches or not is_open(part, i, steps):
@@ -210,113 +212,128 @@ def test_self_attention_is_handed_over_in_the_branch_with_the_text_and_at_small_
 @pytest.mark.parametrize("low_memory", [False, True])
 @pytest.mark.parametrize("how", [{}, {"cross": 1.0, "self": 1.0}, {"cross": (0.2, 0.7), "words": {"sea": 0.1}}])
 @pytest.mark.parametrize("kind", [Replace, Refine])
-def test_equal_prompts_change_nothing_but_the_rounding_of_an_explicit_softmax(painter, kind, how, low_memory):
+def test_equal_prompts_change_nothing_but_the_rounding_of_an_explicit_softmax(text2image, kind, how, low_memory):
     class Same(Explicit):  # explicit where the control is
-        def over(self, run):
-            self.control = kind(**how).over(run)
+        def bind(self, run):
+            self.control = kind(**how).bind(run)
             return self
 
-        def at(self, sigma, branches, b):
-            at = self.control.at(sigma, branches, b)
-            return None if at is None or isinstance(at, Handover) else self
+        def for_call(self, sigma, branches, b):
+            at = self.control.for_call(sigma, branches, b)
+            return None if at is None or isinstance(at, SelfAttentionInjection) else self
 
     common = {"prompt": RED, "edited": RED, "low_memory": low_memory}
-    assert all(map(torch.equal, pair(painter, kind(**how), **common), pair(painter, Same(), **common)))
+    assert all(map(torch.equal, pair(text2image, kind(**how), **common), pair(text2image, Same(), **common)))
 
 
-NOTHING = [Replace(cross=0, self=0), Refine(cross=0, self=0.1), Replace(cross=(0.5, 0.5), self=(1, 1)),
-           Reweight({"house": 1, "sea": 1.0}), Reweight({"house": 5}, cross=0.0)]  # fmt: skip
+NOTHING = [
+    Replace(cross=0, self=0),
+    Refine(cross=0, self=0.1),
+    Replace(cross=(0.5, 0.5), self=(1, 1)),
+    Reweight({"house": 1, "sea": 1.0}),
+    Reweight({"house": 5}, cross=0.0),
+]
 
 
 @pytest.mark.parametrize("control", NOTHING, ids=repr)
-def test_what_has_nothing_to_do_asks_for_nothing(painter, control):
+def test_what_has_nothing_to_do_asks_for_nothing(text2image, control):
     """Bit for bit the run without a control; self=0.1 is less than one of 5 steps."""
-    fitted = control.over(run_of(5, (RED, BLUE)))
-    assert all(fitted.at(sigma, (0, 1), 2) is None for sigma in run_of(5, (RED, BLUE)).sigmas[:-1])
-    assert all(map(torch.equal, pair(painter, control), pair(painter)))
+    fitted = control.bind(run_of(5, (RED, BLUE)))
+    assert all(fitted.for_call(sigma, (0, 1), 2) is None for sigma in run_of(5, (RED, BLUE)).sigmas[:-1])
+    assert all(map(torch.equal, pair(text2image, control), pair(text2image)))
 
 
 ANY = [
-    (Replace(cross=1.0, self=0),), (Refine(cross=1.0, self=1.0),), (Reweight({"blue": -2.0}),),
+    (Replace(cross=1.0, self=0),),
+    (Refine(cross=1.0, self=1.0),),
+    (Reweight({"blue": -2.0}),),
     (Replace(cross=1.0), Reweight({"blue": 3.0}), LocalBlend("house", threshold=0.8)),
     (Share(0.5), LocalBlend(("red", "blue"), threshold=0.8)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("controls", ANY, ids=lambda c: "+".join(type(x).__name__ for x in c))
-def test_the_source_is_unchanged_by_what_is_done_to_the_edited_picture(painter, controls):
+def test_the_source_is_unchanged_by_what_is_done_to_the_edited_picture(text2image, controls):
     """Bit for bit that of a run whose softmax is as explicit; and generate's, to rounding."""
-    plain, controlled = pair(painter, Explicit()), pair(painter, Explicit(), *controls)
-    assert torch.equal(controlled[0], plain[0]) and apart(controlled[1], plain[1]) > 1e-3
-    alone = painter.generate(RED, steps=5, seed=7, size=(32, 24), output="latent")
-    assert apart(pair(painter, *controls)[0], alone) < 1e-5
+    plain, controlled = pair(text2image, Explicit()), pair(text2image, Explicit(), *controls)
+    assert torch.equal(controlled[0], plain[0]) and difference(controlled[1], plain[1]) > 1e-3
+    alone = text2image.generate(RED, steps=5, seed=7, size=(32, 24), output="latent")
+    assert difference(pair(text2image, *controls)[0], alone) < 1e-5
 
 
-def test_maps_are_made_only_for_cross_attention_and_while_a_window_is_open(painter, monkeypatch):
+def test_maps_are_made_only_for_cross_attention_and_while_a_window_is_open(text2image, monkeypatch):
     """Fused calls counted: of 5 steps with 4 + 4 sites, int(f 6) steps have 4 explicit ones."""
     calls = []
     fused = attention_module.scaled_dot_product_attention
     monkeypatch.setattr(
         attention_module, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
     )
-    pair(painter)
+    pair(text2image)
     plain = len(calls)
     for controls, steps in [
-        ((Replace(cross=0.5, self=1.0),), 3), ((Replace(cross=0, self=1.0),), 0), ((Refine(cross=1.0, self=0),), 5),
-        ((Reweight({"sea": 2}, cross=(0.2, 0.4)),), 1), ((Replace(cross=0, words={"sea": (0.5, 0.7)}),), 1),
+        ((Replace(cross=0.5, self=1.0),), 3),
+        ((Replace(cross=0, self=1.0),), 0),
+        ((Refine(cross=1.0, self=0),), 5),
+        ((Reweight({"sea": 2}, cross=(0.2, 0.4)),), 1),
+        ((Replace(cross=0, words={"sea": (0.5, 0.7)}),), 1),
         ((Replace(cross=0.5), Reweight({"sea": 2}, cross=0.7)), 4),
-    ]:  # fmt: skip
+    ]:
         calls.clear()
-        pair(painter, *controls)
+        pair(text2image, *controls)
         assert len(calls) == plain - 4 * steps, controls
 
 
 # In every kind of run
 
 
-def test_many_pairs_give_what_each_gives_alone(painter):
+def test_many_pairs_give_what_each_gives_alone(text2image):
     blend = LocalBlend("house", threshold=0.8)
     controls = (Replace(cross=0.6, words={"sea": (0.2, 1.0)}), Reweight({"house": 2.0}), blend)
     prompts, edited, seeds = [RED, BLUE, RED], [BLUE, RED, "a blue house at the sea"], [3, 1, 4]
-    alone = [pair(painter, *controls, prompt=p, edited=e, seed=s) for p, e, s in zip(prompts, edited, seeds)]
+    alone = [pair(text2image, *controls, prompt=p, edited=e, seed=s) for p, e, s in zip(prompts, edited, seeds)]
     for low_memory in (False, True):
         how = {"batch_size": 3, "low_memory": low_memory}
-        together = pair(painter, *controls, prompt=prompts, edited=edited, seed=seeds, **how)
-        assert all(apart(a, b) < 1e-4 for ours, one in zip(together, alone, strict=True) for a, b in zip(ours, one))
+        together = pair(text2image, *controls, prompt=prompts, edited=edited, seed=seeds, **how)
+        assert all(
+            difference(a, b) < 1e-4 for ours, one in zip(together, alone, strict=True) for a, b in zip(ours, one)
+        )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_takes_them(painter, sampler):
+def test_every_sampler_takes_them(text2image, sampler):
     controls = (Refine(), Reweight({"boat": 2.0}), LocalBlend(((), "boat"), start=0.3, threshold=0.8))
     common = {"edited": MORE, "sampler": sampler}
-    source, edited = pair(painter, *controls, **common)
-    assert edited.isfinite().all() and apart(edited, source) > 1e-3
-    low = pair(painter, *controls, **common, low_memory=True)
-    assert apart(low[0], source) < 1e-4 and apart(low[1], edited) < 1e-4
+    source, edited = pair(text2image, *controls, **common)
+    assert edited.isfinite().all() and difference(edited, source) > 1e-3
+    low = pair(text2image, *controls, **common, low_memory=True)
+    assert difference(low[0], source) < 1e-4 and difference(low[1], edited) < 1e-4
 
 
 def test_an_instruction_is_reweighted_in_its_own_branch_only(editor):
     """Three-way guidance; at the first step D moves by s_T times what the text's branch moves by."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
-    at = lambda scale, *control: editor.edit(
-        picture, "a red house", text_scale=scale, image_scale=1.5, steps=1, output="latent", control=control
-    )
+
+    def at(scale, *control):
+        return editor.edit(
+            picture, "a red house", text_scale=scale, image_scale=1.5, steps=1, output="latent", control=control
+        )
+
     weigh, explicit = Reweight({"red": 3.0}), Explicit()
     moved = [at(scale, explicit, weigh) - at(scale, explicit) for scale in (1.0, 4.0)]
-    assert moved[0].abs().max() > 1e-4 and apart(moved[1], 4 * moved[0]) < 1e-3
+    assert moved[0].abs().max() > 1e-4 and difference(moved[1], 4 * moved[0]) < 1e-3
     assert torch.equal(at(0.0, weigh), at(0.0)), "the branch with the text is not run"
     common = {"steps": 2, "output": "latent", "control": [weigh]}
     many = editor.edit([picture] * 2, ["a red house", "a red boat"], batch_size=2, **common)
     one = editor.edit(picture, "a red boat", seed=1, low_memory=True, **common)
-    assert apart(many[1], one) < 1e-5
+    assert difference(many[1], one) < 1e-5
 
 
-def test_generate_has_its_own_maps_reweighted(painter):
+def test_generate_has_its_own_maps_reweighted(text2image):
     common = {"steps": 3, "size": (32, 24), "output": "latent"}
-    plain, weighed = (painter.generate(RED, control=c, **common) for c in ((), [Reweight({"red": 4.0})]))
-    assert apart(weighed, plain) > 1e-3
-    again = painter.generate([RED, RED], seed=[5, 0], control=[Reweight({"red": 4.0})], batch_size=2, **common)
-    assert apart(again[1], weighed) < 1e-5
+    plain, weighed = (text2image.generate(RED, control=c, **common) for c in ((), [Reweight({"red": 4.0})]))
+    assert difference(weighed, plain) > 1e-3
+    again = text2image.generate([RED, RED], seed=[5, 0], control=[Reweight({"red": 4.0})], batch_size=2, **common)
+    assert difference(again[1], weighed) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -324,7 +341,7 @@ def test_generate_has_its_own_maps_reweighted(painter):
     [
         (lambda: Replace(cross=1.5), "cross 1.5: expected a number from 0 to 1"),
         (lambda: Refine(self=-0.1), "self -0.1: expected a number"),
-        (lambda: Replace(cross=(0.6, 0.2)), "cross (0.6, 0.2): the part of a run ends before it begins"),
+        (lambda: Replace(cross=(0.6, 0.2)), "cross (0.6, 0.2): the part of a run ends before it starts"),
         (lambda: Replace(cross=(0.1, 0.2, 0.3)), "expected a number from 0 to 1, or two"),
         (lambda: Replace(words={"sea": 2}), "cross of the word 'sea': 2: expected a number"),
         (lambda: Replace(words="sea"), "words 'sea': expected parts of a run by words"),
@@ -358,25 +375,25 @@ def test_values_that_mean_nothing_are_refused(make, words):
         (LocalBlend("red"), "'red' is not in the prompt 'a blue house by the sea'"),
         (LocalBlend(("red", "green")), "'green' is not in the prompt 'a blue house by the sea'"),
         (LocalBlend("house", subtract="cat"), "'cat' is not in the prompt"),
-        (LocalBlend("house", size=5), "size 5: maps of latents of 6 x 8 are (y x) 6 x 8, 3 x 4"),
-        (LocalBlend("house", size=2), "no cross-attention maps of 2 x 2 (y x)"),
+        (LocalBlend("house", size=5), "size 5: this network's maps are (y x) 6 x 8"),
+        (LocalBlend("house", size=2), "size 2: this network's maps are (y x) 6 x 8"),
     ],
 )
-def test_what_does_not_fit_the_run_is_refused_with_the_word_and_the_prompt(painter, control, words):
+def test_what_does_not_fit_the_run_is_refused_with_the_word_and_the_prompt(text2image, control, words):
     with pytest.raises(ValueError) as error:
-        pair(painter, control)
+        pair(text2image, control)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_other_numbers_of_words_a_run_without_pairs_and_a_run_without_text_are_refused(painter):
+def test_other_numbers_of_words_a_run_without_pairs_and_a_run_without_text_are_refused(text2image):
     with pytest.raises(ValueError, match="has 6 words and .* has 9; use refine"):
-        pair(painter, Replace(), edited=MORE)
+        pair(text2image, Replace(), edited=MORE)
     for control in (Replace(), Refine(), LocalBlend("house")):
         with pytest.raises(ValueError, match=f"{type(control).__name__}.* no pair .*generate_pair"):
-            painter.generate(RED, control=[control])
+            text2image.generate(RED, control=[control])
     with pytest.raises(ValueError, match="a scale of 0 left out"):
-        pair(painter, LocalBlend("house"), scale=0.0)
-    pair(painter, LocalBlend(mask=torch.ones(2, 2)), scale=0.0)
+        pair(text2image, LocalBlend("house"), scale=0.0)
+    pair(text2image, LocalBlend(mask=torch.ones(2, 2)), scale=0.0)
 
 
 # LocalBlend
@@ -393,16 +410,19 @@ def toy(z: torch.Tensor, sigma: float) -> torch.Tensor:
 @given(st.sampled_from(["euler", "ddim", "euler_ancestral", "ddpm"]), st.floats(0, 1), st.integers(0, 99))
 def test_blending_the_denoised_latent_is_blending_latents_after_each_step(sampler, start, seed):
     """As the authors do it: a mask of 0 and 1, from any step on; and outside of it the end is the source's."""
-    random = lambda *shape, s=0: torch.randn(*shape, generator=torch.Generator().manual_seed(seed + 1000 * s))
+
+    def random(*shape, s=0):
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + 1000 * s))
+
     mask = (random(6, 8) > 0).float()
     run = run_of(7, (RED, BLUE), (BLUE, RED))
     draws = [random(1, 4, 6, 8, s=i + 1).expand(4, 4, 6, 8) for i in range(8)]
     sample, z0 = get_sampler(sampler), 14 * draws[-1]
 
-    blend = LocalBlend(mask=mask, start=start).over(run)
-    assert blend.at(14.0, (0, 1), 4) is None, "a given mask needs no map"
+    blend = LocalBlend(mask=mask, start=start).bind(run)
+    assert blend.for_call(14.0, (0, 1), 4) is None, "a given mask needs no map"
     left = iter(draws)
-    ours = list(sample(blend.around(toy), z0, run.sigmas, noise=lambda: next(left)))[-1].z
+    ours = list(sample(blend.wrap(toy), z0, run.sigmas, noise=lambda: next(left)))[-1].z
 
     theirs, left = z0, iter(draws)
     for i in range(7):
@@ -417,11 +437,11 @@ def test_blending_the_denoised_latent_is_blending_latents_after_each_step(sample
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_outside_of_a_given_mask_the_edited_picture_is_its_source_bit_for_bit(painter, sampler):
+def test_outside_of_a_given_mask_the_edited_picture_is_its_source_bit_for_bit(text2image, sampler):
     mask = np.zeros((24, 32))
     mask[8:20, 4:16] = 1
     common = {"sampler": sampler}
-    plain, blended = pair(painter, **common), pair(painter, LocalBlend(mask=mask, start=0), **common)
+    plain, blended = pair(text2image, **common), pair(text2image, LocalBlend(mask=mask, start=0), **common)
     inside = torch.zeros(6, 8, dtype=torch.bool)
     inside[2:5, 1:4] = True
     assert torch.equal(blended[0], plain[0])
@@ -429,14 +449,14 @@ def test_outside_of_a_given_mask_the_edited_picture_is_its_source_bit_for_bit(pa
     assert (blended[1][:, inside] != blended[0][:, inside]).any(0).all()
 
 
-def test_a_mask_of_ones_changes_nothing_and_of_zeros_everything(painter):
-    plain = pair(painter)
+def test_a_mask_of_ones_changes_nothing_and_of_zeros_everything(text2image):
+    plain = pair(text2image)
     ones = [torch.ones(3, 5), np.ones((6, 8), bool), Image.new("L", (32, 24), 255), Image.new("RGB", (7, 7), "white")]
-    assert all(torch.equal(pair(painter, LocalBlend(mask=one))[1], plain[1]) for one in ones)
-    source, edited = pair(painter, LocalBlend(mask=torch.zeros(6, 8), start=0))
+    assert all(torch.equal(pair(text2image, LocalBlend(mask=one))[1], plain[1]) for one in ones)
+    source, edited = pair(text2image, LocalBlend(mask=torch.zeros(6, 8), start=0))
     assert torch.equal(edited, source)
-    source, edited = pair(painter, LocalBlend(mask=torch.zeros(6, 8), start=0.6))
-    assert apart(edited, source) < 1e-5
+    source, edited = pair(text2image, LocalBlend(mask=torch.zeros(6, 8), start=0.6))
+    assert difference(edited, source) < 1e-5
 
 
 def watch(blending, maps: dict[tuple[int, int], torch.Tensor], sigma: float = 14.0, branches=(0, 1)) -> None:
@@ -444,7 +464,7 @@ def watch(blending, maps: dict[tuple[int, int], torch.Tensor], sigma: float = 14
     for (y, x), each in maps.items():
         p = each.reshape(len(each), 1, y * x, -1).expand(-1, 2, -1, -1)
         p = torch.cat([p if g == 0 else torch.rand_like(p) for g in branches])
-        at = blending.at(sigma, branches, len(each))
+        at = blending.for_call(sigma, branches, len(each))
         at.inputs(p, p, p, Site("down", "cross", 1))
         if at.needs_probs(Site("down", "cross", 1)):
             assert torch.equal(at.probs(p, Site("down", "cross", 1)), p)
@@ -456,7 +476,7 @@ def test_a_words_mask_is_the_published_formula(seed, threshold, subtract_thresho
     """Summed over calls, pooled, brought to the latents, over its maximum, cut, united; less the subtracted word's."""
     run, g = run_of(5, (RED, BLUE), (BLUE, RED), size=(12, 16)), torch.Generator().manual_seed(seed)
     blend = LocalBlend("house", threshold=threshold, subtract="sea", subtract_threshold=subtract_threshold, size=(6, 8))
-    blending, calls = blend.over(run), [torch.rand(4, 6, 8, 16, generator=g) ** 3 for _ in range(3)]
+    blending, calls = blend.bind(run), [torch.rand(4, 6, 8, 16, generator=g) ** 3 for _ in range(3)]
     for maps in calls:
         watch(blending, {(12, 16): torch.rand(4, 12, 16, 16), (6, 8): maps, (3, 4): torch.rand(4, 3, 4, 16)})
     actual = blending.masks(torch.zeros(4, 4, 12, 16))
@@ -482,7 +502,7 @@ def test_maps_are_chosen_by_their_true_size():
     """The coarsest with a shorter side of 16 or more, else the finest; or the one that is asked for."""
 
     def seen(latents, sizes, size=None):
-        blending = LocalBlend("house", size=size).over(run_of(5, (RED, BLUE), size=latents))
+        blending = LocalBlend("house", size=size).bind(run_of(5, (RED, BLUE), size=latents))
         for _ in range(2):
             watch(blending, {each: torch.ones(2, *each, 16) for each in sizes}, branches=(0,))
         return blending.seen, float(blending.sums.max() / len(positions(TOKENIZER, RED, "house")))
@@ -496,38 +516,38 @@ def test_maps_are_chosen_by_their_true_size():
     assert seen((8, 8), [(8, 8), (4, 4)])[0] == (8, 8) and seen((8, 8), [(4, 4)])[0] == (4, 4)
     assert seen((64, 64), down, size=8) == ((8, 8), 2.0) and seen((96, 64), [(48, 32), (24, 16)], size=(48, 32))[1] == 2
     # in one call, both ways of the network
-    blending = LocalBlend("house").over(run_of(5, (RED, BLUE), size=(64, 64)))
+    blending = LocalBlend("house").bind(run_of(5, (RED, BLUE), size=(64, 64)))
     for each in (64, 32, 16, 8, 16, 32):
         watch(blending, {(each, each): torch.ones(2, each, each, 16)})
     assert blending.seen == (16, 16)
     assert float(blending.sums[0].max()) == 2 * len(positions(TOKENIZER, RED, "house"))
 
 
-def test_each_run_begins_anew(painter):
+def test_each_run_begins_anew(text2image):
     """What was seen belongs to a run, so a value gives the same twice, and for batches one after another."""
     blend = LocalBlend("house", start=0.4, threshold=0.8)
-    first = pair(painter, blend)
-    assert all(map(torch.equal, pair(painter, blend), first))
-    two = pair(painter, blend, prompt=[BLUE, RED], edited=[RED, BLUE], seed=[1, 7])
+    first = pair(text2image, blend)
+    assert all(map(torch.equal, pair(text2image, blend), first))
+    two = pair(text2image, blend, prompt=[BLUE, RED], edited=[RED, BLUE], seed=[1, 7])
     assert all(map(torch.equal, two[1], first))
 
 
-def test_words_decide_where_the_pictures_differ(painter):
+def test_words_decide_where_the_pictures_differ(text2image):
     """At the end, outside of the last mask, it is the source; without a threshold nothing is outside."""
     seen = []
 
     class Spy(LocalBlend):
-        def over(self, run):
-            seen.append(super().over(run))
+        def bind(self, run):
+            seen.append(super().bind(run))
             return seen[-1]
 
-    source, edited = pair(painter, Spy("house", threshold=0.8), steps=8)
+    source, edited = pair(text2image, Spy("house", threshold=0.8), steps=8)
     mask = seen[0].mask[0, 0].bool()
     assert 0 < mask.sum() < mask.numel()
     assert (edited - source)[:, ~mask].abs().max() < 1e-5 * source.abs().max()
     assert ((edited - source)[:, mask].abs().amax(0) > 1e-3 * source.abs().max()).all()
-    everywhere = pair(painter, Explicit(), LocalBlend("house", threshold=0), steps=8)
-    assert all(map(torch.equal, everywhere, pair(painter, Explicit(), steps=8)))
+    everywhere = pair(text2image, Explicit(), LocalBlend("house", threshold=0), steps=8)
+    assert all(map(torch.equal, everywhere, pair(text2image, Explicit(), steps=8)))
 
 
 @FEW

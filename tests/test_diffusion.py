@@ -8,14 +8,33 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from minip2p.config import ScheduleConfig
 from minip2p.diffusion import (
-    BETAS, PREDICTIONS, SAMPLERS, SPACINGS, Cond, Denoiser, Noise, Schedule,
-    ddim, ddpm, dpmpp_2m, euler, euler_ancestral, get_sampler, guided, heun, three_way, two_way,
-)  # fmt: skip
+    BETAS,
+    PREDICTIONS,
+    SAMPLERS,
+    SCHEDULES,
+    SPACINGS,
+    BetaSchedule,
+    Cond,
+    Denoiser,
+    Noise,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    euler_ancestral,
+    get_sampler,
+    guided,
+    heun,
+    make_schedule,
+    three_way,
+    two_way,
+)
 from minip2p.diffusion.samplers import ancestral
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-SCHEDULE = Schedule()
+SCHEDULE = BetaSchedule()
 kinds = st.sampled_from(sorted(BETAS))
 scales = st.floats(-3, 15).map(lambda scale: round(scale, 3))
 law = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -48,7 +67,7 @@ def test_stable_diffusions_numbers():
 @law
 @given(kinds, st.integers(2, 3000))
 def test_alpha_bar_is_the_product_and_sigma_its_odds(kind, steps):
-    schedule = Schedule(kind, steps=steps)
+    schedule = BetaSchedule(kind, steps=steps)
     assert schedule.betas.max() <= 0.999 and schedule.sigmas.isfinite().all()
     assert_close(schedule.alphas_cumprod, torch.cumprod(1 - schedule.betas, 0), rtol=1e-9, atol=0)
     assert_close(schedule.alphas_cumprod * (schedule.sigmas**2 + 1), torch.ones(steps).double(), rtol=1e-9, atol=0)
@@ -58,7 +77,7 @@ def test_alpha_bar_is_the_product_and_sigma_its_odds(kind, steps):
 @law
 @given(kinds, st.floats(0, 1))
 def test_time_and_level_are_inverse(kind, fraction):
-    schedule = Schedule(kind)
+    schedule = BetaSchedule(kind)
     t = fraction * 999
     assert_close(schedule.t(schedule.sigma(t)).item(), t, rtol=0, atol=1e-6)
     low, weight = min(int(t), 998), t - min(int(t), 998)
@@ -68,9 +87,9 @@ def test_time_and_level_are_inverse(kind, fraction):
 
 def test_time_and_level_of_tensors():
     t = torch.tensor([0.0, 500.25, 999.0])
-    assert SCHEDULE.sigma(t).dtype == torch.float32 and SCHEDULE.sigma(t).shape == (3,)
+    assert SCHEDULE.sigma(t).dtype == torch.float64 and SCHEDULE.sigma(t).shape == (3,)
     assert_close(SCHEDULE.t(SCHEDULE.sigma(t.double())), t.double(), rtol=0, atol=1e-9)
-    assert SCHEDULE.t(torch.tensor(2.0, dtype=torch.float16)).dtype == torch.float32
+    assert SCHEDULE.t(torch.tensor(2.0, dtype=torch.float16)).dtype == torch.float64
     assert [SCHEDULE.t(sigma).item() for sigma in (0.0, 1e-9, 1e9, math.inf)] == [0, 0, 999, 999]
     for wrong in (-0.1, 999.5, math.nan, torch.tensor([1.0, 1000.0])):
         with pytest.raises(ValueError, match="within 0 and 999"):
@@ -80,7 +99,7 @@ def test_time_and_level_of_tensors():
 @law
 @given(kinds, st.integers(1, 2500), st.sampled_from(sorted(SPACINGS)), st.sampled_from([2, 10, 1000]))
 def test_levels_fall_to_zero_for_any_number_of_steps(kind, n, spacing, steps):
-    schedule = Schedule(kind, steps=steps)
+    schedule = BetaSchedule(kind, steps=steps)
     sigmas = schedule.sigmas_for(n, spacing)
     assert sigmas.shape == (n + 1,) and sigmas.dtype == torch.float64 and sigmas[-1] == 0
     assert (sigmas.diff() < 0).all()
@@ -98,9 +117,10 @@ def test_spacings():
     assert_close(roots.diff(), roots.diff()[:1].expand(8), rtol=1e-9, atol=0)
 
 
-def test_words_that_do_not_exist_are_refused_with_those_that_do():
+def test_an_unknown_word_is_refused_and_the_known_ones_are_listed():
     for wrong, options in (
-        (lambda: Schedule("square"), BETAS),
+        (lambda: BetaSchedule("square"), BETAS),
+        (lambda: make_schedule(ScheduleConfig(kind="square")), BETAS | SCHEDULES),
         (lambda: SCHEDULE.sigmas_for(5, "even"), SPACINGS),
         (lambda: Denoiser(None, SCHEDULE, "noise"), PREDICTIONS),
         (lambda: get_sampler("plms"), SAMPLERS),
@@ -114,7 +134,7 @@ def test_words_that_do_not_exist_are_refused_with_those_that_do():
 @pytest.mark.parametrize("wrong", [{"steps": 1}, {"start": 0.0}, {"end": 1.0}, {"start": math.nan}])
 def test_impossible_schedules_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
-        Schedule("linear", **wrong)
+        BetaSchedule("linear", **wrong)
 
 
 @pytest.mark.parametrize("n", [0, -3])
@@ -134,7 +154,7 @@ def true_eps(x, t, text, control=()):
 
 
 def as_v(x, t, text, control=()):
-    """The same knowledge said as v; x = c_in z, so z0 = (x - s eps) / a with a = c_in and s = sigma c_in."""
+    """The same knowledge as v; x = c_in z, so z0 = (x - s eps) / a with a = c_in and s = sigma c_in."""
     sigma = SCHEDULE.sigma(t).reshape(-1, 1, 1, 1)
     a, s = 1 / (sigma**2 + 1) ** 0.5, sigma / (sigma**2 + 1) ** 0.5
     eps = true_eps(x, t, text)
@@ -146,23 +166,31 @@ def as_x0(x, t, text, control=()):
     return x[:, :2] * (sigma**2 + 1) ** 0.5 - sigma * true_eps(x, t, text)
 
 
-ONE_TRUTH = {"eps": true_eps, "v": as_v, "x0": as_x0}
+def as_flow(x, t, text, control=()):
+    """Here x = z / (1 + sigma), t is 1000 times the flow's time, and noise - z0 = (1 + sigma) eps - z."""
+    s = (t / (1000 - t)).reshape(-1, 1, 1, 1)
+    z = x[:, :2] * (1 + s)
+    preserving = torch.cat([z / (s**2 + 1) ** 0.5, x[:, 2:]], dim=1)
+    return (1 + s) * true_eps(preserving, SCHEDULE.t(s.flatten()), text) - z
+
+
+ONE_TRUTH = {"eps": true_eps, "v": as_v, "x0": as_x0, "flow": as_flow}
 DENOISER = Denoiser(true_eps, SCHEDULE, "eps")
 
 
 @law
 @given(st.floats(0.03, 14.6), st.integers(0, 100))
-def test_eps_v_and_x0_agree(sigma, seed):
+def test_eps_v_x0_and_flow_agree(sigma, seed):
     z0, noise, cond = randn(3, 2, 2, 2, seed=seed), randn(3, 2, 2, 2, seed=seed + 1), Cond(randn(3, 5, 4, seed=seed))
     z = z0 + sigma * noise
-    denoisers = {word: Denoiser(unet, SCHEDULE, word) for word, unet in ONE_TRUTH.items()}
+    denoisers = {word: Denoiser(network, SCHEDULE, word) for word, network in ONE_TRUTH.items()}
     denoised = {word: denoiser(z, sigma, cond) for word, denoiser in denoisers.items()}
     eps = true_eps(z / (sigma**2 + 1) ** 0.5, SCHEDULE.t(sigma).expand(3), cond.text)
     assert_close(denoised["eps"], z - sigma * eps)
-    assert_close(denoised["v"], denoised["eps"], rtol=1e-6, atol=1e-6)
-    assert_close(denoised["x0"], denoised["eps"], rtol=1e-6, atol=1e-6)
+    for word in ("v", "x0", "flow"):
+        assert_close(denoised[word], denoised["eps"], rtol=1e-6, atol=1e-6)
     error = (denoised["eps"] - z0).square().mean(dim=(1, 2, 3))
-    c_out_squared = {"eps": sigma**2, "v": sigma**2 / (sigma**2 + 1), "x0": 1}
+    c_out_squared = {"eps": sigma**2, "v": sigma**2 / (sigma**2 + 1), "x0": 1, "flow": sigma**2 / (1 + sigma) ** 2}
     for word, denoiser in denoisers.items():
         assert_close(denoiser.loss(z0, noise, sigma, cond) * c_out_squared[word], error, rtol=1e-5, atol=1e-6)
 
@@ -195,12 +223,12 @@ def test_what_the_network_is_given():
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-def test_a_control_is_asked_before_each_call_and_told_its_branches(sequential):
+def test_a_control_is_asked_before_each_call_with_its_branches(sequential):
     """Also where a branch of weight 0 is left out, and where the branches are a function of sigma."""
     asked, given = [], []
 
     class Odd:
-        def at(self, sigma, branches, b):
+        def for_call(self, sigma, branches, b):
             asked.append((sigma, branches, b))
             return "odd" if sigma > 1 else None
 
@@ -247,7 +275,7 @@ def test_a_condition_of_other_length_is_refused():
 
 
 class Counting:
-    """`true_eps` that notes the rows of each call."""
+    """`true_eps` that counts the rows of each call."""
 
     def __init__(self):
         self.rows = []
@@ -275,7 +303,7 @@ def test_three_way_is_equation_3(s_t, s_i, sigma, b):
     none, image_only, both = eps(0 * image, null_text), eps(image, null_text), eps(image, text)
     published = none + s_i * (image_only - none) + s_t * (both - image_only)
     branches = three_way(s_t, s_i, **parts)
-    assert_close(sum(weight for weight, _ in branches), 1.0, rtol=0, atol=1e-12)
+    assert_close(float(sum(weight for weight, _ in branches)), 1.0, rtol=0, atol=1e-12)
     for sequential in (False, True):
         denoised = guided(DENOISER, branches, sequential=sequential)(z, sigma)
         assert_close(denoised, z - sigma * published, rtol=1e-9, atol=1e-9)
@@ -336,7 +364,7 @@ def test_one_scale_an_item_is_each_item_alone():
             assert_close(together[i : i + 1], alone, **EXACT)
 
 
-def test_guidance_that_means_nothing_is_refused():
+def test_invalid_guidance_is_refused():
     parts = conditions(1)
     for scale in (math.nan, math.inf, torch.tensor([1.0, math.nan])):
         with pytest.raises(ValueError, match="finite"):
@@ -413,7 +441,7 @@ def test_ancestral_samples_have_the_datas_mean_and_spread(sampler):
 
 
 def smooth(z, sigma):
-    """A field with no closed form."""
+    """A field without a closed form."""
     return DENOISER(z, sigma, Cond(torch.full((1, 1, 1), 0.2, dtype=torch.float64)))
 
 
@@ -451,7 +479,7 @@ def test_ddpm_is_euler_ancestral_is_ddim_with_eta_1(sigmas):
 def test_ddpms_published_step_is_euler_ancestral_at_1000_steps():
     """DDPM eq. 7 in its own frame (alphas and betas of the training schedule), its whole run of 1000 steps.
 
-    What is left between the two is rounding: each is the posterior of the same forward process.
+    They differ by rounding only: each is the posterior of the same forward process.
     """
     z = 14.6 * randn(1, 2, 3, 3)
     draws = [randn(1, 2, 3, 3, seed=i) for i in range(999)]
@@ -478,7 +506,7 @@ def test_an_ancestral_step_keeps_the_level(sigma, fraction, eta):
 
 @law
 @given(st.sampled_from(sorted(SAMPLERS)), falling)
-def test_a_step_says_what_it_did_and_draws_only_above_0(name, sigmas):
+def test_a_step_records_what_it_did_and_draws_only_above_0(name, sigmas):
     drawn, seen = [], []
 
     def noise():
@@ -490,10 +518,10 @@ def test_a_step_says_what_it_did_and_draws_only_above_0(name, sigmas):
         return smooth(z, sigma)
 
     z = sigmas[0] * randn(1, 2, 3, 3)
-    kept = z.clone()
+    before_the_run = z.clone()
     steps = list(get_sampler(name)(field, z, sigmas, noise=noise))
     assert [(step.i, step.sigma) for step in steps] == list(enumerate(sigmas[:-1]))
-    assert torch.equal(z, kept)
+    assert torch.equal(z, before_the_run)
     before = [z, *(step.z for step in steps[:-1])]
     for step, latent in zip(steps, before):
         assert torch.equal(step.denoised, smooth(latent, step.sigma))
@@ -541,7 +569,7 @@ def test_everything_follows_the_latents_device(name):
 
 
 @pytest.mark.parametrize("sampler", [euler, heun, dpmpp_2m, ddim])
-def test_samplers_without_noise_climb_back(sampler):
+def test_samplers_without_noise_run_backwards(sampler):
     z = MEAN + 10 * randn(1, 1, 2, 2)
     down = final(sampler(gaussian, z, geometric(300), noise=None))
     assert_close(final(sampler(gaussian, down, geometric(300).flip(0), noise=None)), z, rtol=0.05, atol=0.05)
@@ -554,7 +582,7 @@ def test_levels_that_no_sampler_can_follow_are_refused(name, sigmas):
         list(get_sampler(name)(gaussian, randn(1, 1, 1, 1), sigmas, noise=lambda: randn(1, 1, 1, 1)))
 
 
-def test_ancestral_samplers_refuse_to_climb_and_a_wrong_eta():
+def test_ancestral_samplers_refuse_rising_levels_and_a_wrong_eta():
     for sampler in (ddpm, euler_ancestral):
         with pytest.raises(ValueError, match="must fall"):
             list(sampler(gaussian, randn(1, 1, 1, 1), [1.0, 2.0], noise=None))
@@ -591,6 +619,6 @@ def test_an_items_noise_depends_on_its_seed_alone():
 
 
 @pytest.mark.parametrize("seed", [1.5, "a", None, 2**64, -(2**64)])
-def test_a_seed_that_is_none_is_refused(seed):
+def test_an_invalid_seed_is_refused(seed):
     with pytest.raises(ValueError, match="whole number"):
         Noise([seed], (4, 2, 2))

@@ -1,4 +1,4 @@
-"""Edit data sets: every layout gives the same pairs, failures name the item, and splits last."""
+"""Edit data sets: every layout gives the same pairs, errors name the pair, and splits never change."""
 
 import io
 import json
@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minip2p.data.edit_checks import Survey, difference
-from minip2p.data.edit_rows import open_rows
-from minip2p.data.edit_sources import EditText, member_of
-from minip2p.data.edits import Edits, EditsError, open_edits, share_of, split
+from minip2p.data.edits import Edits, EditsError, EditText, open_edits, split, split_of
 from minip2p.data.images import ImageError
-from minip2p.data.scenes import render, sample_edit
+from minip2p.data.inspect import Inspection, difference
+from minip2p.data.layouts.table import open_table
+from minip2p.data.layouts.webdataset import part_of
+from minip2p.tinyworld.scenes import render, sample_edit
 
 COUNT = 5
 
@@ -35,10 +35,15 @@ def made(count: int = COUNT) -> list[dict]:
     rng = np.random.default_rng(0)
     edits = [sample_edit(rng) for _ in range(count)]
     return [
-        {"source": render(e.source, 32), "target": render(e.target, 32), "edit": e.instruction,
-         "input": e.source.caption, "output": e.target.caption}
+        {
+            "source": render(e.source, 32),
+            "target": render(e.target, 32),
+            "edit": e.instruction,
+            "input": e.source.caption,
+            "output": e.target.caption,
+        }
         for e in edits
-    ]  # fmt: skip
+    ]
 
 
 PAIRS = made()
@@ -73,20 +78,28 @@ def write_tar(path, members: dict[str, bytes]) -> None:
 
 
 def members(i: int, name: str) -> dict[str, bytes]:
-    """A pair under one of the ways of naming; the last ones tell no captions."""
+    """A pair with one of the ways to name files; the last two have no captions."""
     source, target = (stored(PAIRS[i][side]) for side in ("source", "target"))
     text = json.dumps(TEXTS[i]).encode()
     ours = f"000000{i}-{100 + i}"
     return {
-        "ours": {f"{ours}.source.jpg": source, f"{ours}.target.jpg": target, f"{ours}.json": text,
-                 f"__scores__/000000{i}.json": b"{}"},
+        "ours": {
+            f"{ours}.source.jpg": source,
+            f"{ours}.target.jpg": target,
+            f"{ours}.json": text,
+            f"__scores__/000000{i}.json": b"{}",
+        },
         "numbers": {f"./{i:03}.0.jpg": source, f"./{i:03}.1.jpg": target, f"./{i:03}.json": text},
         "words": {f"s{i}/input.png": source, f"s{i}/output.png": target, f"s{i}/metadata.json": text},
         "authors": {f"d/{i:03}/7_0.jpg": source, f"d/{i:03}/7_1.jpg": target, f"d/{i:03}/prompt.json": text},
-        "columns": {f"{i}.original_image.webp": source, f"{i}.edited_image.webp": target, f"{i}.mask.png": source,
-                    f"{i}.edit_prompt.txt": PAIRS[i]["edit"].encode()},
+        "columns": {
+            f"{i}.original_image.webp": source,
+            f"{i}.edited_image.webp": target,
+            f"{i}.mask.png": source,
+            f"{i}.edit_prompt.txt": PAIRS[i]["edit"].encode(),
+        },
         "plain": {f"{i}.input.JPG": source, f"{i}.output.JPG": target, f"{i}.txt": PAIRS[i]["edit"].encode()},
-    }[name]  # fmt: skip
+    }[name]
 
 
 def check(edits: Edits, captions: bool = True) -> None:
@@ -116,18 +129,17 @@ def test_the_authors_folder(tmp_path, listed, ending):
     check(open_edits(tmp_path))
 
 
-def test_seeds_json_says_what_counts_in_which_order_and_is_all_that_is_read(tmp_path):
+def test_seeds_json_lists_the_pairs_in_order_and_is_all_that_is_read(tmp_path):
     write_folder(tmp_path)
     put(tmp_path / "seeds.json", [["0000003", [103]], ["0000001", ["101"]], ["0000009", [1, 2]]])
     edits = open_edits(tmp_path)
-    assert edits.units.tolist() == [0, 1, 2, 2]
     assert [edits[i].instruction for i in range(2)] == [PAIRS[3]["edit"], PAIRS[1]["edit"]]
     assert edits.key(0) == "0000003/103"
     with pytest.raises(EditsError, match=r"0000009.prompt\.json: no such file"):
         edits[2]
 
 
-def test_either_name_of_the_caption_is_read(tmp_path):
+def test_both_names_of_the_caption_are_read(tmp_path):
     write_folder(tmp_path)
     put(tmp_path / "0000000" / "prompt.json", {"caption": " a cat ", "edit": "e", "output": ""})
     text = open_edits(tmp_path).text(0)
@@ -143,25 +155,25 @@ def test_tars_by_any_of_the_common_names(tmp_path, name):
     assert len(open_edits(tmp_path / "a.tar")) == 2
 
 
-def test_of_tars_only_the_asked_item_is_read(tmp_path):
-    """Random access by offsets: with all other bytes overwritten an item still reads the same."""
+def test_of_a_tar_only_the_requested_pair_is_read(tmp_path):
+    """Random access by offsets: with all other bytes overwritten, the pair still reads the same."""
     write_tar(tmp_path / "a.tar", {k: v for i in range(COUNT) for k, v in members(i, "ours").items()})
     edits = open_edits(tmp_path)
     before, data = edits.files(2), bytearray((tmp_path / "a.tar").read_bytes())
     keep = bytearray(len(data))
-    for offset, size in edits.source.spans[2]:
+    for offset, size in edits.layout.spans[2]:
         keep[offset : offset + size] = data[offset : offset + size]
     (tmp_path / "a.tar").write_bytes(keep)
     assert edits.files(2) == before and edits[2].instruction == PAIRS[2]["edit"]
 
 
-def test_seeds_json_beside_tars_says_what_counts(tmp_path):
+def test_seeds_json_beside_tars_lists_the_pairs(tmp_path):
     write_tar(tmp_path / "a.tar", {k: v for i in range(COUNT) for k, v in members(i, "ours").items()})
     put(tmp_path / "seeds.json", [["0000004", [104]], ["0000001", [101]]])
     edits = open_edits(tmp_path)
     assert [edits[i].instruction for i in range(len(edits))] == [PAIRS[4]["edit"], PAIRS[1]["edit"]]
     put(tmp_path / "seeds.json", [["0000004", [5]]])
-    with pytest.raises(EditsError, match="'0000004-5' is in none of the 1 tars"):
+    with pytest.raises(EditsError, match="'0000004-5' is in none of the tars"):
         open_edits(tmp_path)
 
 
@@ -177,12 +189,14 @@ def test_seeds_json_beside_tars_says_what_counts(tmp_path):
     ],
 )
 def test_a_member_belongs_to_a_pair_by_its_name(name, place):
-    assert member_of(name) == place
+    assert part_of(name) == place
 
 
-MAGIC = [{"input": "7-input.png", "mask": "7-mask1.png", "output": "7-output1.png", "instruction": "a"},
-         {"input": "7-output1.png", "mask": "7-mask2.png", "output": "7-output2.png", "instruction": "b"},
-         {"input": "8-input.png", "mask": "8-mask1.png", "output": "8-output1.png", "instruction": "c"}]  # fmt: skip
+MAGIC = [
+    {"input": "7-input.png", "mask": "7-mask1.png", "output": "7-output1.png", "instruction": "a"},
+    {"input": "7-output1.png", "mask": "7-mask2.png", "output": "7-output2.png", "instruction": "b"},
+    {"input": "8-input.png", "mask": "8-mask1.png", "output": "8-output1.png", "instruction": "c"},
+]
 
 
 def test_magicbrush_turns_of_one_picture_stay_together(tmp_path):
@@ -193,19 +207,22 @@ def test_magicbrush_turns_of_one_picture_stay_together(tmp_path):
     edits = open_edits(tmp_path, part="dev")
     assert [(p.source.getpixel((0, 0))[0], p.target.getpixel((0, 0))[0]) for p in edits] == [(0, 1), (1, 2), (3, 4)]
     assert [(p.instruction, p.input, p.output) for p in edits] == [("a", "x", "y"), ("b", "y", None), ("c", None, None)]
-    assert [text.group for text in edits.texts()] == ["7", "7", "8"] and edits.units.tolist() == [0, 0, 1]
+    assert [text.group for text in edits.texts()] == ["7", "7", "8"]
 
 
 @pytest.mark.parametrize("form", ["folder", "webdataset"])
 def test_what_minip2p_pairs_writes(tmp_path, form):
     """Whole prompts and parts of one; of the samples only the candidates are pairs."""
-    from minip2p.datagen.units import AUTHORS, Unit, unit_name, write_unit
+    from helpers_pairs import write_pair_unit
 
-    names = [unit_name(12, range(0, 25)), unit_name(12, range(25, 50)), *map(unit_name, (13, 14, 15))]
+    from minip2p.data.pair_files import AUTHORS, PairUnit, unit_name
+
+    names = ["0000012.000-024", "0000012.025-049", *map(unit_name, (13, 14, 15))]
     for i, (name, pair) in enumerate(zip(names, PAIRS)):
         rows = [dict.fromkeys(AUTHORS, 0.5) | {"sample": k, "seed": 10 * i + k, "candidate": k == 1} for k in range(3)]
         pictures = {10 * i + 1: (stored(pair["source"]), stored(pair["target"]))}
-        write_unit(tmp_path, Unit(name=name, prompt=TEXTS[i] | {"id": 12}, scores=rows, pictures=pictures), form)
+        unit = PairUnit(name=name, prompt=TEXTS[i] | {"id": 12}, scores=rows, images=pictures)
+        write_pair_unit(tmp_path, unit, form)
     put(tmp_path / "run.json", {})
     check(open_edits(tmp_path))
     put(tmp_path / "seeds.json", [[names[1], [11]], [names[4], [41]]])
@@ -260,7 +277,7 @@ def test_parquet_in_the_known_columns(tmp_path, datasets, name):
 
 
 class FakeTable:
-    """What is used of `datasets.Dataset`."""
+    """The part of `datasets.Dataset` that is used."""
 
     def __init__(self, cells):
         self.cells, self.features = cells, dict.fromkeys(cells)
@@ -293,20 +310,24 @@ def test_a_hub_s_name_goes_to_the_library_and_pictures_come_in_any_form(tmp_path
         image.save(name)
         return str(name)
 
-    forms = {"pil": lambda image: image, "bytes": stored, "path": path,
-             "struct": lambda image: {"bytes": None, "path": path(image)}}  # fmt: skip
+    forms = {
+        "pil": lambda image: image,
+        "bytes": stored,
+        "path": path,
+        "struct": lambda image: {"bytes": None, "path": path(image)},
+    }
     asked = fake(monkeypatch, columns("released", forms[cell]))
     check(open_edits("someone/pairs"))
     assert asked == [(("someone/pairs",), {})]
 
 
-def test_tables_that_are_no_pairs_say_what_they_lack(tmp_path, monkeypatch):
+def test_tables_without_pairs_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fake(monkeypatch, {"image": [1], "text": ["a"]})
     with pytest.raises(EditsError, match="no column for the source .*there are image, text"):
         open_edits("someone/pairs")
     fake(monkeypatch, {"source": [None], "target": [b""], "edit": ["a"]})
-    with pytest.raises(EditsError, match="someone/pairs, row 0, source: no picture, but nothing"):
+    with pytest.raises(EditsError, match="someone/pairs, row 0, source: expected an image, found nothing"):
         open_edits("someone/pairs")[0]
     fake(monkeypatch, {"source": [b""], "target": [b""], "edit": [None]})
     with pytest.raises(EditsError, match="someone/pairs, row 0: no instruction"):
@@ -330,7 +351,7 @@ def test_a_broken_parquet_is_one_line(tmp_path, datasets):
 # Failures
 
 
-def test_every_broken_item_is_named_when_it_is_asked_for_and_not_before(tmp_path):
+def test_a_broken_pair_is_named_when_it_is_read_and_not_before(tmp_path):
     write_folder(tmp_path, listed=False)
     (tmp_path / "0000000" / "100_1.png").unlink()
     (tmp_path / "0000001" / "prompt.json").write_text('{"edit": ')
@@ -338,23 +359,28 @@ def test_every_broken_item_is_named_when_it_is_asked_for_and_not_before(tmp_path
     put(tmp_path / "0000003" / "prompt.json", {"input": "a", "edit": 3})
     (tmp_path / "0000004" / "prompt.json").write_text("[]")
     edits = open_edits(tmp_path)
-    said = [r"0000000.100_1\.jpg: no such file", r"0000001.prompt\.json: not JSON", r"0000002.102_0\.png is damaged",
-            r"0000003.prompt\.json: no instruction", r"0000004.prompt\.json: expected an object"]  # fmt: skip
+    said = [
+        r"0000000.100_1\.jpg: no such file",
+        r"0000001.prompt\.json: not JSON",
+        r"0000002.102_0\.png is damaged",
+        r"0000003.prompt\.json: no instruction",
+        r"0000004.prompt\.json: expected an object",
+    ]
     assert len(edits) == COUNT
     for i, words in enumerate(said):
         with pytest.raises((EditsError, ImageError), match=words):
             edits[i]
 
 
-def test_broken_items_of_tars_are_named(tmp_path):
+def test_broken_pairs_of_tars_are_named(tmp_path):
     whole = members(0, "ours")
     names = list(whole)
-    for missing, said in ((0, "no source picture"), (1, "no target picture"), (2, "no text")):
+    for missing, said in ((0, "no source image"), (1, "no target image"), (2, "no text")):
         write_tar(tmp_path / "a.tar", {name: whole[name] for name in names if name != names[missing]})
         with pytest.raises(EditsError, match=f"a.tar: 0000000-100 has {said}"):
             open_edits(tmp_path)[0]
     write_tar(tmp_path / "a.tar", whole | {names[1]: b"no picture"})
-    with pytest.raises(ImageError, match="the target picture of 0000000-100 is not a picture"):
+    with pytest.raises(ImageError, match="the target image of 0000000-100 is not a picture"):
         open_edits(tmp_path)[0]
 
 
@@ -365,13 +391,13 @@ def test_broken_items_of_tars_are_named(tmp_path):
         ("a/seeds.json", b'{"a": 1}', "expected .*names of folders"),
         ("a/seeds.json", b"[[1, [2]]]", "expected .*names of folders"),
         ("a/seeds.json", b"[]", "a set of no pairs"),
-        ("a/x.txt", b"", "no set of edit pairs that is known; looked for"),
+        ("a/x.txt", b"", "no known set of edit pairs; looked for"),
         ("a/x.tar", b"no tar" * 200, "x.tar: not a whole, uncompressed tar"),
         ("a/x.tar", stored(Image.new("RGB", (9, 9))), "x.tar: not a whole, uncompressed tar"),
         ("a/edit_turns.json", b'[{"input": "a"}]', "entry 0: expected an object with input, output, instruction"),
     ],
 )
-def test_a_set_that_is_none_is_one_line(tmp_path, name, data, said):
+def test_an_invalid_set_is_an_error_of_one_line(tmp_path, name, data, said):
     put(tmp_path / name, data)
     with pytest.raises(EditsError, match=said):
         open_edits(tmp_path / "a")
@@ -380,14 +406,14 @@ def test_a_set_that_is_none_is_one_line(tmp_path, name, data, said):
 def test_a_tar_cut_short_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", members(0, "ours"))
     edits, data = open_edits(tmp_path), (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(data[: int(edits.source.spans[0, 1, 0]) + 10])
+    (tmp_path / "a.tar").write_bytes(data[: int(edits.layout.spans[0, 1, 0]) + 10])
     with pytest.raises(EditsError, match="a.tar: not a whole, uncompressed tar"):
         open_edits(tmp_path)
-    with pytest.raises(EditsError, match="a.tar: cut short since it was opened, in the target picture of 0000000-100"):
+    with pytest.raises(EditsError, match="a.tar: cut short since it was opened, in the target image of 0000000-100"):
         edits.files(0)
 
 
-def test_paths_and_words_that_are_nothing(tmp_path):
+def test_unknown_paths_and_layouts_are_errors(tmp_path):
     for path, said in (("no", "no such file or folder"), ("a.txt", "expected a folder, a .tar or a .parquet")):
         (tmp_path / "a.txt").write_text("")
         with pytest.raises(EditsError, match=said):
@@ -399,16 +425,16 @@ def test_paths_and_words_that_are_nothing(tmp_path):
 # Splits
 
 captions = st.text(max_size=6)
-shares = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(
+fraction_lists = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(
     lambda cuts: (min(cuts) / 100, (max(cuts) - min(cuts)) / 100, (100 - max(cuts)) / 100)
 )
 
 
-class Told:
-    """A source of texts alone."""
+class Texts:
+    """A layout of texts without images."""
 
-    def __init__(self, texts: list[EditText], units=None):
-        self.texts, self.units = texts, np.arange(len(texts)) if units is None else np.array(units)
+    def __init__(self, texts: list[EditText]):
+        self.texts = texts
 
     def __len__(self):
         return len(self.texts)
@@ -417,30 +443,30 @@ class Told:
         return self.texts[i]
 
 
-def told(caption: str | None, key: str) -> EditText:
+def text_of(caption: str | None, key: str) -> EditText:
     return EditText(name=key, key=key, instruction="x", input=caption)
 
 
 def sides(items: list[EditText], fractions) -> dict[str, int]:
-    """Key -> the list that it falls to."""
-    lists = split(Edits(Told(items), "a"), fractions)
+    """Key -> the number of its split."""
+    lists = split(Edits(Texts(items), "a"), fractions)
     assert sorted(i for each in lists for i in each) == list(range(len(items)))
     assert all(each == sorted(each) for each in lists)
     return {items[i].key: which for which, each in enumerate(lists) for i in each}
 
 
-@given(st.lists(st.one_of(st.none(), captions), max_size=20), st.data(), shares)
+@given(st.lists(st.one_of(st.none(), captions), max_size=20), st.data(), fraction_lists)
 def test_no_item_moves_when_others_come_or_go(those, data, fractions):
-    items = [told(caption, str(i)) for i, caption in enumerate(those)]
+    items = [text_of(caption, str(i)) for i, caption in enumerate(those)]
     kept = data.draw(st.lists(st.sampled_from(items), unique_by=lambda item: item.key) if items else st.just([]))
     whole = sides(items, fractions)
     assert sides(kept, fractions).items() <= whole.items()
 
 
-@given(st.lists(captions, max_size=20), shares)
+@given(st.lists(captions, max_size=20), fraction_lists)
 def test_all_of_one_caption_are_together(those, fractions):
     again = [f" {caption.upper()} " for caption in those if caption.isascii()]
-    items = [told(caption, str(i)) for i, caption in enumerate(those + again)]
+    items = [text_of(caption, str(i)) for i, caption in enumerate(those + again)]
     found = sides(items, fractions)
     by_caption = {}
     for item in items:
@@ -448,43 +474,29 @@ def test_all_of_one_caption_are_together(those, fractions):
     assert all(len(lists) == 1 for lists in by_caption.values())
 
 
-@given(captions, shares)
-def test_a_list_of_no_share_gets_nothing(caption, fractions):
-    assert fractions[share_of(caption, fractions)] > 0
+@given(captions, fraction_lists)
+def test_a_fraction_of_zero_gets_nothing(caption, fractions):
+    assert fractions[split_of(caption, fractions)] > 0
 
 
-def test_of_many_captions_the_lists_have_about_their_shares():
+def test_of_many_captions_the_splits_have_about_their_fractions():
     count, fractions = 20000, (0.9, 0.05, 0.05)
-    lists = split(Edits(Told([told(f"caption {i}", str(i)) for i in range(count)]), "a"))
+    lists = split(Edits(Texts([text_of(f"caption {i}", str(i)) for i in range(count)]), "a"))
     for each, fraction in zip(lists, fractions):
         deviation = math.sqrt(count * fraction * (1 - fraction))
         assert abs(len(each) - count * fraction) < 5 * deviation
 
 
-def test_a_split_is_the_same_for_ever():
+def test_a_split_never_changes():
     """Written down: the first 16 hexadecimal digits of sha256, over 2^64, against 0.4 and 0.7."""
-    assert [share_of(f"caption {i}", (0.4, 0.3, 0.3)) for i in range(8)] == [1, 0, 1, 1, 0, 0, 0, 0]
+    assert [split_of(f"caption {i}", (0.4, 0.3, 0.3)) for i in range(8)] == [1, 0, 1, 1, 0, 0, 0, 0]
 
 
-@given(st.integers(0, 3000), st.sampled_from([(0.9, 0.05, 0.05), (0.8, 0.1, 0.1), (1.0, 0.0, 0.0)]))
-def test_by_index_the_split_is_the_authors(count, fractions):
-    edits = Edits(Told([told(None, "")] * count), "a")
-    ends = [math.floor(bound * count) for bound in (0.0, fractions[0], fractions[0] + fractions[1], 1.0)]
-    assert split(edits, fractions, by="index") == [list(range(a, b)) for a, b in zip(ends, ends[1:])]
-
-
-def test_by_index_whole_prompts_are_counted():
-    units = [0, 0, 0, 1, 3, 3]
-    assert split(Edits(Told([told(None, "")] * 6, units), "a"), (0.5, 0.5), by="index") == [[0, 1, 2, 3], [4, 5]]
-
-
-def test_fractions_and_words_that_mean_nothing():
-    edits = Edits(Told([]), "a")
+def test_invalid_fractions_are_errors():
+    edits = Edits(Texts([]), "a")
     for fractions in ((0.5, 0.4), (1.5, -0.5), ()):
         with pytest.raises(ValueError, match="expected numbers that add up to 1"):
             split(edits, fractions)
-    with pytest.raises(ValueError, match="unknown way to split 'name'; there are caption, index"):
-        split(edits, by="name")
 
 
 # Findings
@@ -499,14 +511,14 @@ def test_a_difference_is_a_mean_over_pixels_and_colours():
     assert difference(black, Image.new("RGB", (8, 2), "white")) == 1
 
 
-def test_a_survey_counts_each_kind_of_finding(tmp_path):
+def test_an_inspection_counts_each_kind_of_finding(tmp_path):
     def letters(text):
         return [(i, i + 1) for i in range(len(text))]
 
-    found = Survey(encode=letters, room=5)
+    found = Inspection(token_spans=letters, max_tokens=5)
     write_folder(tmp_path)
     edits = open_edits(tmp_path)
-    text, files, pair = edits.read(0)
+    _, files, pair = edits.read(0)
     data = files[0].data, files[1].data
     say = lambda words: EditText(name=words, key=words, instruction=words)  # noqa: E731
     for words in ("a b", "a b", "abcdefg", ""):
@@ -527,19 +539,24 @@ def test_own_pairs_by_a_table_and_by_equal_names(tmp_path):
     for i, pair in enumerate(PAIRS):
         put(tmp_path / "a" / "sub" / f"{i}.png", stored(pair["source"]))
         put(tmp_path / "b" / "sub" / f"{i}.webp", stored(pair["target"], "WEBP", lossless=True))
-    rows = [{"source": f"sub/{i}.png", "instruction": pair["edit"], "caption": pair["input"], "output": pair["output"]}
-            for i, pair in enumerate(PAIRS)]  # fmt: skip
+    rows = [
+        {"source": f"sub/{i}.png", "instruction": pair["edit"], "caption": pair["input"], "output": pair["output"]}
+        for i, pair in enumerate(PAIRS)
+    ]
     rows[1] |= {"target": "sub/1.webp"}
     rows[2] = {"target_image": "sub/2.webp"} | {k: v for k, v in rows[2].items() if k != "source"}
     rows[3] = {"file": "sub/3"} | {k: v for k, v in rows[3].items() if k != "source"}
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     folders = {"source": tmp_path / "a", "target": tmp_path / "b"}
-    edits = open_rows(**folders, table=tmp_path / "t.jsonl")
+    edits = Edits(open_table(**folders, table=tmp_path / "t.jsonl"), "t.jsonl")
     check(edits)
-    put(tmp_path / "c.csv", "source,target,edit\n".encode() + b"\n".join(
-        f'a/sub/{i}.png,b/sub/{i}.webp,"{pair["edit"]}"'.encode() for i, pair in enumerate(PAIRS)))  # fmt: skip
-    check(open_rows(table=tmp_path / "c.csv"), captions=False)
-    night = open_rows(**folders, edit="make it night")
+    put(
+        tmp_path / "c.csv",
+        b"source,target,edit\n"
+        + b"\n".join(f'a/sub/{i}.png,b/sub/{i}.webp,"{pair["edit"]}"'.encode() for i, pair in enumerate(PAIRS)),
+    )
+    check(Edits(open_table(table=tmp_path / "c.csv"), "c.csv"), captions=False)
+    night = Edits(open_table(**folders, edit="make it night"), "a")
     assert {pair.instruction for pair in night} == {"make it night"} and len(night) == COUNT
     assert len({text.group for text in night.texts()}) == COUNT, "without captions the source picture decides"
     assert [night.key(i) for i in range(COUNT)] == [night.key(i) for i in range(COUNT)]

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomise
+from helpers_pairs import write_pair_unit
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from minip2p.config import CLIPConfig, TextConfig, VisionConfig
+from minip2p.data import pair_files
 from minip2p.data.images import from_tensor
-from minip2p.datagen import filter as sieve
-from minip2p.datagen import units
-from minip2p.evaluation.metrics import (
-    KEYS, PAPER, RELEASED, RULES, Thresholds, encode_pictures, scores, similarities
-)  # fmt: skip
+from minip2p.datagen import clip_filter
+from minip2p.datagen.clip_filter import filter_units
+from minip2p.evaluation.metrics import KEYS, PAPER, RELEASED, RULES, Thresholds, encode_pictures, scores, similarities
 from minip2p.models.clip import CLIP
 
 COSINE = st.integers(-20, 20).map(lambda n: n / 20)  # few values: many ties, and many at a threshold
@@ -36,11 +36,19 @@ def tokenize(texts):
 def clip() -> CLIP:
     config = CLIPConfig(
         text=TextConfig(
-            vocab_size=100, max_length=16, width=32, layers=1, heads=2, feed_forward=48, bos=98, eos=99, pad=99,
+            vocab_size=100,
+            max_length=16,
+            width=32,
+            layers=1,
+            heads=2,
+            feed_forward=48,
+            bos=98,
+            eos=99,
+            pad=99,
             projection=24,
         ),
         vision=VisionConfig(image_size=16, patch_size=8, width=32, layers=1, heads=2, feed_forward=48, projection=24),
-    )  # fmt: skip
+    )
     return randomise(CLIP(config, tokenize), 5)
 
 
@@ -59,7 +67,7 @@ def near(one, other) -> bool:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_pairs_of_any_size_in_any_batch_are_what_clip_says_of_each(clip, batch_size):
+def test_pairs_of_any_size_in_any_batch_have_the_similarities_of_each_pair(clip, batch_size):
     values = pictures(5, 1), pictures(5, 2), texts(5, "a cat"), texts(5, "a dog")
     told = []
     found = similarities(clip, *values, batch_size=batch_size, on_batch=lambda *n: told.append(n))
@@ -109,19 +117,19 @@ def test_no_pairs_have_no_similarities(clip):
 def test_scores_have_the_authors_keys(clip):
     found = similarities(clip, pictures(2, 1), pictures(2, 2), texts(2, "a"), texts(2, "b"))
     rows = scores(found)
-    assert set(rows[0]) == {"clip_sim_0", "clip_sim_1", "clip_sim_dir", "clip_sim_image"} < set(units.AUTHORS)
+    assert set(rows[0]) == {"clip_sim_0", "clip_sim_1", "clip_sim_dir", "clip_sim_image"} < set(pair_files.AUTHORS)
     assert [row["clip_sim_dir"] for row in rows] == found.direction.tolist()
     assert [row["clip_sim_1"] for row in rows] == found.caption_1.tolist()
 
 
-def test_mistakes_are_told_before_anything_is_encoded(clip):
+def test_mistakes_are_reported_before_anything_is_encoded(clip):
     x, t = pictures(2, 1), ["a", "b"]
     for change, words in (
         (dict(captions="ab"), "captions 'ab': expected a list"),
-        (dict(captions=["a"]), "2 sources, 2 targets, 1 captions, 2 edited captions: expected equally many"),
-        (dict(pixels="raw"), "unknown pixels 'raw'; there are paper, released"),
+        (dict(captions=["a"]), "2 sources, 2 targets, 1 captions, 2 edited captions: expected equal numbers"),
+        (dict(pixels="raw"), "unknown pixels 'raw'; expected paper or released"),
         (dict(batch_size=0), "batch size 0"),
-        (dict(sources=[x[0][0], x[1]]), r"a picture as a tensor \(9, 20\)"),
+        (dict(sources=[x[0][0], x[1]]), r"a tensor \(9, 20\)"),
         (dict(sources=[(255 * x[0]).byte(), x[1]]), "torch.uint8; expected"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -141,7 +149,7 @@ def test_the_thresholds_are_the_papers_and_the_released_scripts():
     assert RELEASED == replace(PAPER, image=0.7)
 
 
-def test_each_rule_looks_at_its_own_similarity_and_takes_its_threshold_itself():
+def test_each_rule_compares_its_own_similarity_and_accepts_the_threshold_itself():
     exact = dict(image=0.75, caption_0=0.2, caption_1=0.2, direction=0.2)
     assert PAPER.refuses(score(**exact)) == ()
     for rule in RULES:
@@ -160,6 +168,12 @@ def test_thresholds_are_cosines(value):
 # What is kept
 
 
+def part_name(prompt: int, samples: range | None) -> str:
+    """As earlier versions named the folder of some samples of a prompt."""
+    name = pair_files.unit_name(prompt)
+    return name if samples is None else f"{name}.{samples[0]:03d}-{samples[-1]:03d}"
+
+
 @st.composite
 def made(draw) -> dict[str, list[dict]]:
     """Units of a few prompts, some in parts; samples with any scores, and seeds that tell (prompt, sample)."""
@@ -167,9 +181,9 @@ def made(draw) -> dict[str, list[dict]]:
     for prompt in draw(st.lists(st.integers(0, 30), max_size=4, unique=True)):
         n = draw(st.integers(0, 8))
         cut = draw(st.integers(0, n))
-        parts = {units.unit_name(prompt): range(n)}
+        parts = {pair_files.unit_name(prompt): range(n)}
         if 0 < cut < n:
-            parts = {units.unit_name(prompt, part): part for part in (range(cut), range(cut, n))}
+            parts = {part_name(prompt, part): part for part in (range(cut), range(cut, n))}
         for name, samples in parts.items():
             found[name] = [
                 score(*(draw(COSINE) for _ in RULES), sample=i, seed=1000 * prompt + i, candidate=draw(st.booleans()))
@@ -183,13 +197,18 @@ def samples(made: dict) -> dict[int, dict]:
     return {each["seed"]: each for scores in made.values() for each in scores}
 
 
+def keep(made: dict[str, list[dict]], thresholds=PAPER, most=4) -> dict[str, list[int]]:
+    """{unit: seeds that are kept}."""
+    return filter_units(sorted(made.items()), thresholds, most).seeds
+
+
 THRESHOLDS = st.builds(Thresholds, image=COSINE, caption=COSINE, direction=COSINE)
 MOST = st.none() | st.integers(1, 5)
 
 
 @given(made(), THRESHOLDS, MOST)
 def test_what_is_kept_passes_is_there_and_is_the_best_of_its_prompt(made, thresholds, most):
-    kept, by_seed = sieve.keep(made, thresholds, most), samples(made)
+    kept, by_seed = keep(made, thresholds, most), samples(made)
     for unit, seeds in kept.items():
         assert seeds and set(seeds) <= {each["seed"] for each in made[unit]}
         assert all(by_seed[seed]["candidate"] and not thresholds.refuses(by_seed[seed]) for seed in seeds)
@@ -208,61 +227,46 @@ def test_a_stricter_threshold_keeps_a_subset(made, one, other):
     strict = Thresholds(
         **{name: max(getattr(one, name), getattr(other, name)) for name in ("image", "caption", "direction")}
     )
-    loose, few = sieve.keep(made, one, None), sieve.keep(made, strict, None)
+    loose, few = keep(made, one, None), keep(made, strict, None)
     assert all(set(seeds) <= set(loose[unit]) for unit, seeds in few.items())
-
-
-@given(made(), THRESHOLDS, MOST, st.randoms(use_true_random=False))
-def test_the_order_of_units_makes_no_difference(made, thresholds, most, random):
-    mixed = list(made.items())
-    random.shuffle(mixed)
-    one, other = sieve.keep(made, thresholds, most), sieve.keep(dict(mixed), thresholds, most)
-    assert list(one.items()) == list(other.items())
-    assert list(one) == sorted(one, key=sieve.place)
 
 
 @given(made(), THRESHOLDS, MOST)
 def test_every_sample_is_counted_once(made, thresholds, most):
-    seen = sieve.Seen(thresholds, most)
-    for unit, scores in made.items():
-        seen.add(unit, scores)
-    told, by_seed = sieve.filtered(seen), samples(made)
+    told, by_seed = filter_units(sorted(made.items()), thresholds, most), samples(made)
     assert told.samples == len(by_seed)
     assert told.samples == told.passed + sum(bool(thresholds.refuses(each)) for each in by_seed.values())
     assert told.passed == told.kept + told.over + told.lost and min(told.over, told.lost) >= 0
     as_if = {unit: [each | {"candidate": True} for each in scores] for unit, scores in made.items()}
-    wished = [seed for seeds in sieve.keep(as_if, thresholds, most).values() for seed in seeds]
+    wished = [seed for seeds in keep(as_if, thresholds, most).values() for seed in seeds]
     assert told.lost == sum(not by_seed[seed]["candidate"] for seed in wished)
     assert told.kept == sum(map(len, told.seeds.values()))
     assert told.prompts == len({unit[:7] for unit in made}) >= told.prompts_kept == len({u[:7] for u in told.seeds})
-    for i, rule in enumerate(RULES):
+    for rule in RULES:
         assert 0 <= told.alone[rule] <= told.fell[rule] <= told.samples - told.passed
-        layers = {name: np.array(counts) for name, counts in told.histograms[rule].items()}
-        assert [layers[name].sum() for name in ("all", "passed", "kept")] == [told.samples, told.passed, told.kept]
-        assert (layers["kept"] <= layers["passed"]).all() and (layers["passed"] <= layers["all"]).all()
-    assert str(told.kept) in sieve.table(told)
+        values = [each[KEYS[rule]] for each in by_seed.values()] or [0.0]
+        assert told.quantiles[rule] == pytest.approx(np.quantile(values, clip_filter.QUANTILES), abs=1e-6)
+    assert str(told.kept) in clip_filter.table(told)
 
 
-def test_equal_directions_are_told_apart_by_the_sample():
+def test_of_equal_directions_the_earlier_sample_is_better():
     rows = [score(sample=i, seed=100 - i, candidate=True) for i in (3, 1, 2, 0)]
-    assert sieve.keep({"0000001": rows}, PAPER, 2) == {"0000001": [100, 99]}
+    assert keep({"0000001": rows}, PAPER, 2) == {"0000001": [100, 99]}
 
 
-def test_a_worse_picture_takes_the_place_of_one_that_is_not_there():
+def test_a_worse_sample_takes_the_place_of_one_without_images():
     """Candidates were chosen by looser thresholds, and one that passes only those was among the best then."""
     directions, images, there = (0.9, 0.8, 0.7, 0.6, 0.5), (0.8, 0.72, 0.8, 0.8, 0.8), (True, True, False, False, True)
     rows = [
         score(image=image, direction=direction, sample=i, seed=i, candidate=candidate)
         for i, (direction, image, candidate) in enumerate(zip(directions, images, there))
     ]
-    seen = sieve.Seen(PAPER, 2)
-    seen.add("0000001", rows)
-    told = sieve.filtered(seen)
+    told = filter_units([("0000001", rows)], PAPER, 2)
     assert told.seeds == {"0000001": [0, 4]}
     assert (told.passed, told.kept, told.lost, told.over) == (4, 2, 1, 1)
 
 
-def test_units_of_one_prompt_share_its_places():
+def test_the_parts_of_one_prompt_are_filtered_together():
     def row(sample, direction):
         return score(direction=direction, sample=sample, seed=sample, candidate=True)
 
@@ -271,83 +275,93 @@ def test_units_of_one_prompt_share_its_places():
         "0000007.002-003": [row(2, 0.8), row(3, 0.4)],
         "0000008": [row(0, 0.3)],
     }
-    assert sieve.keep(made, PAPER, 2) == {"0000007.000-001": [1], "0000007.002-003": [2], "0000008": [0]}
+    assert keep(made, PAPER, 2) == {"0000007.000-001": [1], "0000007.002-003": [2], "0000008": [0]}
 
 
-@pytest.mark.parametrize("row, words", [
-    ([], r"\[\]; expected an object"),
-    ({"sample": 0}, "'seed' is missing"),
-    (score(sample=0, seed=1), "'candidate' is missing"),
-    (score(sample=0, seed="1", candidate=True), "'seed' is \"1\"; expected a whole number"),
-    (score(sample=0, seed=1, candidate=1), "'candidate' is 1; expected true or false"),
-    (score(sample=0, seed=1, candidate=True, clip_sim_dir=None), "'clip_sim_dir' is null; expected a number"),
-    (score(sample=0, seed=1, candidate=True, clip_sim_image=math.nan), "'clip_sim_image' is NaN; expected a number"),
-    (score(sample=0, seed=1, candidate=True, clip_sim_0=True), "'clip_sim_0' is true; expected a number"),
-])  # fmt: skip
-def test_a_broken_score_is_named_by_unit_and_line(row, words):
-    with pytest.raises(ValueError, match=f"unit 0000003, line 2 of its scores: {words}"):
-        sieve.keep({"0000003": [score(sample=0, seed=1, candidate=True), row]})
+@pytest.mark.parametrize(
+    "row, key",
+    [
+        ([], "sample"),
+        ({"sample": 0}, "seed"),
+        (score(sample=0, seed=1), "candidate"),
+        (score(sample=0, seed="1", candidate=True), "seed"),
+        (score(sample=0, seed=1, candidate=1), "candidate"),
+        (score(sample=0, seed=1, candidate=True, clip_sim_dir=None), "clip_sim_dir"),
+        (score(sample=0, seed=1, candidate=True, clip_sim_image=math.nan), "clip_sim_image"),
+        (score(sample=0, seed=1, candidate=True, clip_sim_0=True), "clip_sim_0"),
+    ],
+)
+def test_a_broken_score_is_named_by_unit_and_line(row, key):
+    with pytest.raises(ValueError, match=f"unit 0000003, line 2 of its scores: expected '{key}', a number, in "):
+        keep({"0000003": [score(sample=0, seed=1, candidate=True), row]})
 
 
-def test_other_mistakes():
+def test_at_least_one_pair_of_a_prompt_can_be_kept():
     for most in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="keep .*at least 1"):
-            sieve.keep({}, PAPER, most)
-    with pytest.raises(ValueError, match="'cat' is no unit's name"):
-        sieve.keep({"cat": []})
-    with pytest.raises(ValueError, match="unit 0000003: its scores are a dict"):
-        sieve.keep({"0000003": {}})
+            keep({}, PAPER, most)
 
 
 # On disk
 
 
-def unit(prompt: int, directions: list[float], candidates: list[bool], samples: range | None = None) -> units.Unit:
+def unit(
+    prompt: int, directions: list[float], candidates: list[bool], samples: range | None = None
+) -> pair_files.PairUnit:
     start = samples.start if samples else 0
     rows = [
         score(
-            direction=direction, sample=start + i, seed=100 * prompt + start + i, p2p_threshold=0.5, cfg_scale=7.5,
+            direction=direction,
+            sample=start + i,
+            seed=100 * prompt + start + i,
+            p2p_threshold=0.5,
+            cfg_scale=7.5,
             candidate=candidate,
         )
         for i, (direction, candidate) in enumerate(zip(directions, candidates, strict=True))
-    ]  # fmt: skip
+    ]
     chosen = {row["seed"]: (b"0", b"1") for row in rows if row["candidate"]}
     row = {"input": "a cat", "edit": "make it a dog", "output": "a dog", "id": prompt}
-    return units.Unit(name=units.unit_name(prompt, samples), prompt=row, scores=rows, pictures=chosen)
+    return pair_files.PairUnit(name=part_name(prompt, samples), prompt=row, scores=rows, images=chosen)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Two prompts, the first in two parts, the second in a tar; a third of which nothing passes."""
-    units.write_unit(tmp_path, unit(1, [0.3, 0.1, 0.5], [True, False, True], range(0, 3)))
-    units.write_unit(tmp_path, unit(1, [0.4, 0.9], [True, False], range(3, 5)))
-    units.write_unit(tmp_path, unit(2, [0.2, 0.6], [True, True]), "webdataset")
-    units.write_unit(tmp_path, unit(3, [0.1], [False]))
+    write_pair_unit(tmp_path, unit(1, [0.3, 0.1, 0.5], [True, False, True], range(0, 3)))
+    write_pair_unit(tmp_path, unit(1, [0.4, 0.9], [True, False], range(3, 5)))
+    write_pair_unit(tmp_path, unit(2, [0.2, 0.6], [True, True]), "webdataset")
+    write_pair_unit(tmp_path, unit(3, [0.1], [False]))
     return tmp_path
 
 
 def test_a_folder_is_filtered_again_and_again_with_the_same_bytes(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    told = sieve.run(folder, PAPER, 2)
+    told = clip_filter.run(folder, PAPER, 2)
     assert json.loads((folder / "seeds.json").read_text()) == [
-        ["0000001.000-002", [102]], ["0000001.003-004", [103]], ["0000002", [201, 200]]
-    ]  # fmt: skip
+        ["0000001.000-002", [102]],
+        ["0000001.003-004", [103]],
+        ["0000002", [201, 200]],
+    ]
     assert (told.samples, told.passed, told.lost, told.over, told.kept) == (8, 6, 1, 1, 4)
     assert (told.fell["direction"], told.alone["direction"], told.fell["image"]) == (2, 2, 0)
     assert (told.prompts, told.prompts_kept) == (3, 2)
     made = {name: (folder / name).read_bytes() for name in ("seeds.json", "filter.json")}
-    assert sieve.run(folder, Thresholds(direction=0.5), None).seeds == {"0000001.000-002": [102], "0000002": [201]}
+    assert clip_filter.run(folder, Thresholds(direction=0.5), None).seeds == {
+        "0000001.000-002": [102],
+        "0000002": [201],
+    }
     assert (folder / "seeds.json").read_bytes() != made["seeds.json"]
-    sieve.run(folder, PAPER, 2)
+    clip_filter.run(folder, PAPER, 2)
     assert {name: (folder / name).read_bytes() for name in made} == made
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert after == before | {folder / name: data for name, data in made.items()}
 
 
-def test_the_record_tells_thresholds_and_which_seeds_they_gave(folder):
+def test_filter_json_has_the_thresholds_and_the_hash_of_the_seeds(folder):
     from hashlib import sha256
 
-    told = sieve.run(folder, RELEASED, None)
+    told = clip_filter.run(folder, RELEASED, None)
     about = json.loads((folder / "filter.json").read_text())
     assert Thresholds(**about["thresholds"]) == RELEASED and about["keep"] is None
     assert about["seeds_sha256"] == sha256((folder / "seeds.json").read_bytes()).hexdigest()
@@ -355,33 +369,36 @@ def test_the_record_tells_thresholds_and_which_seeds_they_gave(folder):
 
 
 def test_nothing_kept_is_an_empty_list(folder):
-    sieve.run(folder, Thresholds(direction=1), 4)
+    clip_filter.run(folder, Thresholds(direction=1), 4)
     assert json.loads((folder / "seeds.json").read_text()) == []
 
 
-def test_the_authors_own_folder_which_tells_candidates_only_is_filtered_too(tmp_path):
+def test_a_folder_of_the_authors_with_scores_of_candidates_only_is_filtered_too(tmp_path):
     made = tmp_path / "0000005"
     made.mkdir()
     (made / "prompt.json").write_text('{"input": "a", "edit": "b", "output": "c"}')
     rows = [score(direction=d, seed=seed, p2p_threshold=0.1, cfg_scale=8.0) for d, seed in ((0.3, 7), (0.5, 8))]
     (made / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert sieve.run(tmp_path).seeds == {"0000005": [8, 7]}
+    assert clip_filter.run(tmp_path).seeds == {"0000005": [8, 7]}
 
 
 def test_a_broken_unit_is_named_and_leaves_what_was_kept(folder):
-    sieve.run(folder)
+    clip_filter.run(folder)
     before = (folder / "seeds.json").read_bytes()
     lines = (folder / "0000001.000-002/scores.jsonl").read_text().splitlines()
-    for broken, words in (('{"sample": 1', "0000001.000-002.*damaged"), ("3", "unit 0000001.000-002, line 2")):
+    for broken, words in (
+        ('{"sample": 1', "0000001.000-002.*line 2: not JSON"),
+        ("3", "0000001.000-002.*line 2: expected an object"),
+    ):
         (folder / "0000001.000-002/scores.jsonl").write_text("\n".join([lines[0], broken, lines[2]]))
         with pytest.raises(ValueError, match=words) as error:
-            sieve.run(folder)
+            clip_filter.run(folder)
         assert str(folder) in str(error.value) and (folder / "seeds.json").read_bytes() == before
 
 
 def test_a_folder_of_nothing_or_nowhere_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no finished unit is in it"):
-        sieve.run(tmp_path)
+        clip_filter.run(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
-        sieve.run(tmp_path / "nowhere")
+        clip_filter.run(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Pictures: any kind opens as what one sees, the size rule is the authors', fitting is undone, errors are one line."""
+"""Images: every kind opens as one sees it, the size rule is the authors', fitting is undone, errors are one line."""
 
 import io
 import math
@@ -19,7 +19,7 @@ side = st.integers(1, 3000)
 
 
 def opened(image: Image.Image, kind: str = "PNG", **options) -> np.ndarray:
-    """What comes back of a picture that went through a file."""
+    """The image after saving and opening it."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return np.asarray(open_image(Image.open(file)))
@@ -54,7 +54,7 @@ def test_sixteen_bit_files_are_scaled_not_cut(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
-def test_what_is_transparent_lies_over_white(mode):
+def test_transparency_is_put_on_white(mode):
     """An alpha channel, a palette with a transparent entry, and a colour named as transparent."""
     grey = Image.new("L", (4, 1), 100)
     if mode in ("RGBA", "LA"):
@@ -97,13 +97,19 @@ def test_arrays():
         assert (np.asarray(open_image(array)) == RAMP[..., None]).all()
     assert np.asarray(open_image(np.array([[True, False]])))[0, :, 0].tolist() == [255, 0]
     assert np.asarray(open_image(np.dstack([RAMP, RAMP, RAMP, 0 * RAMP]))).min() == 255
-    for bad in (np.zeros((2, 2, 2)), np.zeros((0, 4, 3)), np.zeros(3), -np.ones((2, 2)), np.full((2, 2), np.nan),
-                np.array([["a"]])):  # fmt: skip
+    for bad in (
+        np.zeros((2, 2, 2)),
+        np.zeros((0, 4, 3)),
+        np.zeros(3),
+        -np.ones((2, 2)),
+        np.full((2, 2), np.nan),
+        np.array([["a"]]),
+    ):
         with pytest.raises(ImageError):
             open_image(bad)
 
 
-def test_what_is_no_picture_is_refused_in_one_line_that_names_it(tmp_path):
+def test_an_invalid_file_is_an_error_of_one_line_that_names_it(tmp_path):
     good, text, empty = tmp_path / "good.png", tmp_path / "text.png", tmp_path / "empty.png"
     noise(64, 64).save(good)
     text.write_text("not a picture")
@@ -111,8 +117,14 @@ def test_what_is_no_picture_is_refused_in_one_line_that_names_it(tmp_path):
     (tmp_path / "short.png").write_bytes(good.read_bytes()[:3000])
     noise(64, 64).save(tmp_path / "whole.jpg")
     (tmp_path / "short.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
-    cases = {"none.png": "no such file", ".": "directory", "text.png": "not a picture", "empty.png": "not a picture",
-             "short.png": "damaged", "short.jpg": "damaged"}  # fmt: skip
+    cases = {
+        "none.png": "no such file",
+        ".": "directory",
+        "text.png": "not a picture",
+        "empty.png": "not a picture",
+        "short.png": "damaged",
+        "short.jpg": "damaged",
+    }
     for name, reason in cases.items():
         with pytest.raises(ImageError) as error:
             open_image(tmp_path / name)
@@ -121,7 +133,7 @@ def test_what_is_no_picture_is_refused_in_one_line_that_names_it(tmp_path):
         open_image(None)
 
 
-def test_pixels_by_the_hundred_million_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     image = noise(40, 40)
     image.save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -193,7 +205,7 @@ def test_a_picture_of_8000_pixels_a_side(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [(0, 5, 512, 64), (5, 5, 0, 64), (5, 5, -1, 64), (5, 5, 51.5, 64), (5, 5, True, 64)])
-def test_sizes_that_mean_nothing_are_refused(bad):
+def test_invalid_sizes_are_refused(bad):
     with pytest.raises(ValueError, match="whole number of pixels"):
         fit_size(*bad)
 
@@ -210,7 +222,7 @@ def test_crop_is_the_authors_fit(w, h, x, y):
 
 @given(st.integers(2, 90), st.integers(2, 90), st.sampled_from(sorted(images.FITS)))
 def test_restoring_puts_everything_back_where_it_was(w, h, how):
-    """A picture of two flat halves: fitted, painted over, restored, its halves lie where they lay."""
+    """An image of two flat halves: fitted and restored, its halves are where they were."""
     pixels = np.full((h, w, 3), 40, dtype=np.uint8)
     pixels[:, w // 2 :] = 200
     fitted = fit(Image.fromarray(pixels), (256, 256), how)
@@ -220,7 +232,7 @@ def test_restoring_puts_everything_back_where_it_was(w, h, how):
     assert np.abs(np.asarray(back, dtype=int) - pixels)[:, away].max(initial=0) <= 12
 
 
-def test_what_crop_leaves_out_is_restored_as_it_was():
+def test_restoring_keeps_what_crop_left_out():
     image = noise(100, 40)
     fitted = fit(image, (64, 64), "crop")
     back = np.asarray(fitted.restore(Image.new("RGB", (64, 64), "red")))

@@ -1,13 +1,14 @@
-"""Inversion on small networks: identities of its steps, batches, state files, and that pictures come back."""
+"""Inversion on small networks: identities of its steps, batches, state files, and reconstruction."""
 
 import json
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import randomise, small_config, small_pipeline
+from conftest import difference, randomise, small_config, small_pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,10 +17,11 @@ from torch.testing import assert_close
 from minip2p.checkpoints.files import open_weights, write_safetensors
 from minip2p.control.inversion import ddim_inversion, descend, null_text_inversion
 from minip2p.data.images import to_tensor
-from minip2p.diffusion import Schedule, ddim
-from minip2p.evaluation.inversion import NAMES, psnr, reconstruct, table
+from minip2p.diffusion import BetaSchedule, ddim
+from minip2p.evaluation.metrics import psnr
 from minip2p.models.unet import UNet
 from minip2p.pipeline import Progress, load_inversion, save_inversion
+from minip2p.tinyworld.evaluation.inversion import AUTOENCODER, METHODS, reconstruct, table
 
 PROMPT, EDITED = "a red house", "a blue house"
 FEW = {"steps": 4, "inner": 2}
@@ -29,14 +31,9 @@ def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Relative distance."""
-    return float((a - b).norm() / b.norm())
-
-
 @pytest.fixture(scope="module")
 def pipe():
-    """A painter whose predictions are about as large as the latents, as a trained one's are, and lean on the text."""
+    """A text-to-image model whose predictions have the size of the latents, and depend on the text."""
     pipe = small_pipeline(4)
     with torch.no_grad():
         for p in pipe.unet.conv_out.parameters():
@@ -63,8 +60,8 @@ def randn(*shape, seed=0):
 
 
 @given(n=st.integers(1, 30), spacing=st.sampled_from(["linspace", "leading", "karras"]), seed=st.integers(0, 99))
-def test_a_climb_undoes_ddim_where_eps_is_the_same_all_the_way(n, spacing, seed):
-    sigmas, eps = Schedule().sigmas_for(n, spacing), randn(2, 3, 2, 4, seed=seed)
+def test_ddim_inversion_undoes_ddim_if_eps_is_constant(n, spacing, seed):
+    sigmas, eps = BetaSchedule().sigmas_for(n, spacing), randn(2, 3, 2, 4, seed=seed)
     climbed = list(ddim_inversion(lambda z, sigma: z - sigma * eps, randn(2, 3, 2, 4), sigmas.tolist()))
     assert [c.sigma for c in climbed] == sigmas.tolist()[-2::-1] and [c.i for c in climbed] == list(range(n))
     assert_close(climbed[-1].z, randn(2, 3, 2, 4) + sigmas[0] * eps)
@@ -72,7 +69,7 @@ def test_a_climb_undoes_ddim_where_eps_is_the_same_all_the_way(n, spacing, seed)
     assert_close(last.z, randn(2, 3, 2, 4))
 
 
-def test_a_climb_reads_the_lower_latent_at_the_higher_level():
+def test_ddim_inversion_evaluates_the_lower_latent_at_the_higher_level():
     asked = []
 
     def field(z, sigma):
@@ -88,16 +85,16 @@ def test_a_climb_reads_the_lower_latent_at_the_higher_level():
     assert_close(second.z, first.z + 2.5 * (asked[1][0] - second.denoised) / 3)
 
 
-def test_more_steps_come_back_nearer():
-    """DDIM inversion is exact in the limit: its error falls about as 1 / n. Here for normal data of two variances."""
+def test_more_steps_reconstruct_better():
+    """DDIM inversion is exact in the limit: its error falls about as 1 / n. Shown for Gaussian data."""
     variances = torch.tensor([0.3, 2.0, 1.0], dtype=torch.float64)[:, None, None]
 
     def error(n):
-        sigmas, z0 = Schedule().sigmas_for(n), randn(2, 3, 2, 4)
+        sigmas, z0 = BetaSchedule().sigmas_for(n), randn(2, 3, 2, 4)
         field = lambda z, sigma: z * variances / (variances + sigma**2)  # noqa: E731
         *_, up = ddim_inversion(field, z0, sigmas.tolist())
         *_, down = ddim(field, up.z, sigmas, noise=None)
-        return apart(down.z, z0)
+        return difference(down.z, z0)
 
     assert 1.6 < error(20) / error(40) < 2.4 and error(160) < 0.2 * error(20)
 
@@ -125,7 +122,7 @@ def test_descent_is_adam_on_each_item_alone(seed, stop):
 @pytest.mark.parametrize("scale", [1.5, 4.0])
 def test_null_texts_bring_a_guided_run_back(scale):
     """Many small steps of descent on a denoiser that the null text can steer wherever it should go."""
-    sigmas, z0 = Schedule().sigmas_for(6).tolist(), randn(2, 3, 2, 4)
+    sigmas, z0 = BetaSchedule().sigmas_for(6).tolist(), randn(2, 3, 2, 4)
     text, null = randn(2, 5, 3, seed=1), randn(2, 5, 3, seed=2)
     # every pixel wants a null text of its own; a picture without contrast asks the same of all of them
     z0 = z0.mean(dim=(2, 3), keepdim=True).expand(2, 3, 2, 4)
@@ -135,7 +132,7 @@ def test_null_texts_bring_a_guided_run_back(scale):
     *_, near = null_text_inversion(
         line, path[::-1], text, null, sigmas, scale=scale, inner=400, learning_rate=0.05, tolerance=1e-3
     )
-    assert apart(near.z, z0) < 0.01 < 0.1 < apart(far.z, z0)
+    assert difference(near.z, z0) < 0.01 < 0.1 < difference(far.z, z0)
 
 
 def test_gradients_reach_the_null_text_only(pipe):
@@ -151,7 +148,7 @@ def test_gradients_reach_the_null_text_only(pipe):
     assert not any(each.null.requires_grad or each.z.requires_grad for each in found)
 
 
-def test_a_run_goes_on_where_it_was():
+def test_null_text_inversion_can_be_continued():
     path, text, sigmas = [randn(2, 3, 2, 4, seed=i) for i in range(4)], randn(2, 5, 3), [3.0, 1.0, 0.3, 0.0]
     whole = list(null_text_inversion(line, path, text, text + 1, sigmas, scale=2.0))
     rest = null_text_inversion(line, path, text, whole[0].null, sigmas, scale=2.0, first=1, z=whole[0].z)
@@ -177,12 +174,16 @@ def test_checkpointing_changes_no_output_and_no_gradient(attention):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def count(sizes: list[int], x: torch.Tensor) -> torch.Tensor:
+    sizes.append(x.numel())
+    return x
+
+
 def test_checkpointing_keeps_less():
     unet, kept = randomise(UNet(small_config(4).unet)), []
     for on in (False, True):
         unet.checkpointing, sizes = on, []
-        pack = lambda x: sizes.append(x.numel()) or x  # noqa: E731
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(partial(count, sizes), lambda x: x):
             unet(torch.ones(1, 4, 8, 8), 3.0, torch.ones(1, 5, 32))
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 4
@@ -191,11 +192,11 @@ def test_checkpointing_keeps_less():
 # The verb
 
 
-def test_an_inversion_says_what_it_is(pipe):
+def test_an_inversion_records_its_settings(pipe):
     inversion = pipe.invert(picture(), PROMPT, scale=3, **FEW)
     said = (inversion.prompt, inversion.steps, inversion.spacing, inversion.method)
     assert said == (PROMPT, 4, "linspace", "null_text")
-    assert inversion.sigmas == tuple(Schedule().sigmas_for(4).tolist()) and inversion.scale == 3
+    assert inversion.sigmas == tuple(BetaSchedule().sigmas_for(4).tolist()) and inversion.scale == 3
     assert inversion.z.shape == (4, 6, 8) and inversion.nulls.shape == (4, 16, 32)
     for x in (inversion.z, inversion.nulls):
         assert not x.is_inference() and not x.requires_grad and x.isfinite().all()
@@ -205,16 +206,16 @@ def test_an_inversion_says_what_it_is(pipe):
     assert pipe.invert(picture(), PROMPT, method="negative_prompt", steps=1).scale == pipe.config.sampling.text_scale
 
 
-def test_null_texts_come_back_nearer_than_ddim_alone(pipe):
+def test_null_texts_reconstruct_better_than_ddim_alone(pipe):
     z0, errors, told = latent(pipe), {}, []
     how = {"scale": 3, "steps": 4, "learning_rate": 0.05, "checkpointing": False, "on_step": told.append}
     for method in ("ddim", "null_text"):
         start = pipe.invert(picture(), PROMPT, method=method, **how)
         z = pipe.generate(PROMPT, start=start, output="latent")
-        errors[method] = apart(z, z0)
+        errors[method] = difference(z, z0)
     print(errors)
     assert errors["null_text"] < 0.5 * errors["ddim"]
-    assert apart(z, told[-1].step.z[0]) < 1e-4  # painting takes the very steps that descent ended with
+    assert difference(z, told[-1].step.z[0]) < 1e-4  # generating takes the very steps that descent ended with
 
 
 @pytest.mark.parametrize("scale", [0, 1, 7.5])
@@ -223,27 +224,27 @@ def test_negative_prompts_are_ddim_without_guidance(pipe, scale):
     negative, plain = (pipe.invert(picture(), PROMPT, method=m, **how) for m in ("negative_prompt", "ddim"))
     assert torch.equal(negative.z, plain.z)
     a = pipe.generate(PROMPT, start=negative, output="latent")
-    assert apart(a, pipe.generate(PROMPT, start=plain, scale=1, output="latent")) < 1e-5
+    assert difference(a, pipe.generate(PROMPT, start=plain, scale=1, output="latent")) < 1e-5
 
 
-def test_painting_takes_the_inversions_scale(pipe):
+def test_generation_takes_the_inversions_scale(pipe):
     starts = [pipe.invert(picture(), PROMPT, method="ddim", scale=scale, steps=3) for scale in (2, 5)]
     both = pipe.generate(PROMPT, start=starts, output="latent")
     for start, ours in zip(starts, both):
         assert torch.equal(ours, pipe.generate(PROMPT, start=start, scale=start.scale, output="latent"))
-    assert apart(both[0], both[1]) > 1e-3
+    assert difference(both[0], both[1]) > 1e-3
     source, _ = pipe.generate_pair(PROMPT, EDITED, start=starts[0], output="latent")
-    assert apart(source, both[0]) < 1e-5
+    assert difference(source, both[0]) < 1e-5
 
 
 def test_a_pair_from_an_inversion_keeps_the_picture_as_its_source(pipe):
     start = pipe.invert(picture(), PROMPT, scale=3, **FEW)
     source, edited = pipe.generate_pair(PROMPT, EDITED, start=start, share=0.5, output="latent")
-    assert apart(source, pipe.generate(PROMPT, start=start, output="latent")) < 1e-5
-    assert apart(edited, source) > 1e-3
+    assert difference(source, pipe.generate(PROMPT, start=start, output="latent")) < 1e-5
+    assert difference(edited, source) > 1e-3
 
 
-def test_pictures_together_are_what_they_are_alone(pipe):
+def test_a_picture_is_inverted_alike_alone_and_in_a_batch(pipe):
     """Of two sizes, with prompts and scales of their own, and stopping after 1, 3 or more steps of descent."""
     pictures = [picture(60, 40, 0), picture(40, 60, 1), picture(60, 40, 2), Image.new("RGB", (60, 40), "red")]
     prompts, scales = [PROMPT, EDITED, "x", ""], [3.0, 2.0, 5.0, 1.5]
@@ -252,7 +253,7 @@ def test_pictures_together_are_what_they_are_alone(pipe):
     for i, ours in enumerate(together):
         alone = pipe.invert(pictures[i], prompts[i], scale=scales[i], **common)
         assert (ours.prompt, ours.scale) == (alone.prompt, alone.scale)
-        assert apart(ours.z, alone.z) < 1e-5 and apart(ours.nulls, alone.nulls) < 1e-3
+        assert difference(ours.z, alone.z) < 1e-5 and difference(ours.nulls, alone.nulls) < 1e-3
     assert pipe.invert([], PROMPT) == [] and len(pipe.invert([picture()], PROMPT, method="ddim", steps=1)) == 1
 
 
@@ -260,7 +261,7 @@ def test_checkpointing_and_inference_mode_change_nothing(pipe):
     a = pipe.invert(picture(), PROMPT, steps=2, inner=2)
     with torch.inference_mode():
         b = pipe.invert(picture(), PROMPT, steps=2, inner=2, checkpointing=False)
-    assert torch.equal(a.z, b.z) and apart(b.nulls, a.nulls) < 1e-5
+    assert torch.equal(a.z, b.z) and difference(b.nulls, a.nulls) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -303,8 +304,8 @@ def stop_at(n):
 
 
 @pytest.mark.parametrize("at", [2, 5, 7])
-def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same(pipe, tmp_path, at):
-    """Stopped in the climb, after it, and among the null texts."""
+def test_a_stopped_inversion_resumes_and_gives_the_same(pipe, tmp_path, at):
+    """Stopped during DDIM inversion, after it, and among the null texts."""
     state, told = tmp_path / "new" / "state.safetensors", []
     whole = pipe.invert(picture(), PROMPT, **FEW)
     with pytest.raises(Stopped):
@@ -330,13 +331,21 @@ def test_pictures_that_are_not_equally_far_are_not_run_together(pipe, tmp_path):
     three = pipe.invert(pictures, PROMPT, state=states, batch_size=3, on_step=told.append, **how)
     assert [p.items for p in told] == [(0,)] * 4 + [(1,)]
     for each, image in zip(three, pictures):
-        assert apart(each.nulls, pipe.invert(image, PROMPT, **how).nulls) < 1e-3
+        assert difference(each.nulls, pipe.invert(image, PROMPT, **how).nulls) < 1e-3
 
 
 CHANGED = [
-    {"image": picture(seed=1)}, {"prompt": "x"}, {"steps": 3}, {"scale": 2}, {"spacing": "karras"}, {"inner": 2},
-    {"learning_rate": 0.02}, {"tolerance": 2.0}, {"method": "ddim"}, {"resolution": 64},
-]  # fmt: skip
+    {"image": picture(seed=1)},
+    {"prompt": "x"},
+    {"steps": 3},
+    {"scale": 2},
+    {"spacing": "karras"},
+    {"inner": 2},
+    {"learning_rate": 0.02},
+    {"tolerance": 2.0},
+    {"method": "ddim"},
+    {"resolution": 64},
+]
 
 
 def test_a_state_of_another_run_is_refused_and_left_alone(pipe, tmp_path):
@@ -404,14 +413,14 @@ def test_inversions_travel_as_files(pipe, tmp_path, method):
         ({"prompt": ["a", "b"], "state": "one.safetensors"}, "2 pictures for 1 state files"),
     ],
 )
-def test_bad_input_is_refused_in_the_users_words(pipe, changed, message):
+def test_invalid_options_are_refused_in_one_line(pipe, changed, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
         pipe.invert(**{"image": picture(), "prompt": PROMPT} | changed)
     assert "\n" not in str(error.value)
 
 
 def test_an_editor_cannot_invert():
-    with pytest.raises(ValueError, match="it edits pictures and cannot paint"):
+    with pytest.raises(ValueError, match="'text-to-image' is needed"):
         small_pipeline(8).invert(picture(), PROMPT)
 
 
@@ -419,16 +428,11 @@ def test_an_editor_cannot_invert():
 
 
 def test_reconstructions_are_measured_against_the_fitted_picture(pipe):
-    figures = reconstruct(pipe, [picture(), picture(40, 60)], [PROMPT, EDITED], scale=2.0, steps=2, inner=1)
-    assert len(figures) == 2
+    result = reconstruct(pipe, [picture(), picture(40, 60)], [PROMPT, EDITED], scale=2.0, steps=2, inner=1)
+    assert all(len(values) == 2 for values in result.values())
     start = pipe.invert(picture(), PROMPT, method="ddim", scale=2.0, steps=2)
     x = to_tensor(pipe.fitted(picture()).image)
-    assert figures[0].ddim == pytest.approx(psnr(pipe.generate(PROMPT, start=start, output="tensor"), x))
-    assert figures[0].vae == pytest.approx(psnr(pipe.decode(latent(pipe)[None])[0], x))
-    text = table(figures)
-    assert all(name in text for name in NAMES.values()) and len(text.splitlines()) == 6
-
-
-def test_psnr():
-    x = torch.rand(3, 4, 6)
-    assert psnr(x, x) == float("inf") and psnr(x + 0.1, x) == pytest.approx(20, abs=1e-4)
+    assert result["ddim"][0] == pytest.approx(float(psnr(pipe.generate(PROMPT, start=start, output="tensor"), x)))
+    assert result[AUTOENCODER][0] == pytest.approx(float(psnr(pipe.decode(latent(pipe)[None])[0], x)))
+    text = table(result)
+    assert all(name in text for name in (AUTOENCODER, *METHODS.values())) and len(text.splitlines()) == 6

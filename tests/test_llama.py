@@ -5,31 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import randomise
+from helpers_language import CONFIG, TEXTS, small, small_language_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minip2p
 from minip2p import checkpoints
 from minip2p.cli import main
-from minip2p.config import LlamaConfig
 from minip2p.models.llama import Cache, Llama, rotate
-from minip2p.pipeline import Writer
 from minip2p.text.pieces import Pieces
-
-CONFIG = LlamaConfig(
-    vocab_size=320, max_length=64, width=24, layers=2, heads=4, kv_heads=2, head_size=6, feed_forward=40
-)
-TEXTS = ["a red cat in a meadow", "make it night", "paint 12 blue boats é", "turn the cat into a dog"] * 20
-
-
-def small(seed: int = 0, **changes) -> Llama:
-    return randomise(Llama(replace(CONFIG, **changes)), seed)
-
-
-def small_writer(seed: int = 0, **changes) -> Writer:
-    model = small(seed, **changes)
-    return Writer(model, Pieces.learn(TEXTS, 300), model.config, {"from": "a test"})
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -72,8 +56,10 @@ def test_padding_on_the_left_changes_nothing(window):
 @torch.no_grad()
 @settings(max_examples=30)
 @given(
-    parts=st.lists(st.integers(1, 6), min_size=1, max_size=6), window=st.none() | st.integers(1, 8),
-    padding=st.none() | st.lists(st.integers(0, 5), min_size=2, max_size=2), kv_heads=st.sampled_from([1, 2, 4]),
+    parts=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    window=st.none() | st.integers(1, 8),
+    padding=st.none() | st.lists(st.integers(0, 5), min_size=2, max_size=2),
+    kv_heads=st.sampled_from([1, 2, 4]),
 )
 def test_however_a_text_is_cut_the_cache_gives_the_whole_texts_logits(parts, window, padding, kv_heads):
     model, n = small(window=window, kv_heads=kv_heads), sum(parts)
@@ -113,7 +99,10 @@ def test_grouped_heads_are_repeated_heads():
 def test_rotated_products_know_distances_only(a, b, shift):
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(a))
     waves = 10.0 ** -torch.arange(4, dtype=torch.float64)
-    at = lambda x, position: rotate(x, torch.stack([(position * waves).cos(), (position * waves).sin()]))
+
+    def at(x, position):
+        return rotate(x, torch.stack([(position * waves).cos(), (position * waves).sin()]))
+
     near, far = (at(q, a) * at(k, b)).sum(), (at(q, a + shift) * at(k, b + shift)).sum()
     torch.testing.assert_close(near, far, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(at(q, a).norm(), q.norm())
@@ -147,37 +136,41 @@ def test_sizes_that_do_not_fit_are_refused(changes, words):
 
 @pytest.mark.parametrize("layout", ["minip2p", "transformers"])
 @pytest.mark.parametrize("changes", [{}, {"tied": True, "window": 9, "rope_theta": 500.0, "max_length": 99}])
-def test_a_writer_comes_back_as_it_was_saved(tmp_path, layout, changes):
-    writer = small_writer(**changes)
+def test_a_language_model_comes_back_as_it_was_saved(tmp_path, layout, changes):
+    language_model = small_language_model(**changes)
     for _ in range(2):  # the second time over the first
-        minip2p.save(writer, tmp_path / "writer", layout)
-    again = minip2p.load_writer(tmp_path / "writer")
-    assert (again.config, again.pieces, again.provenance) == (writer.config, writer.pieces, writer.provenance)
-    assert again.fingerprint == writer.fingerprint
-    assert torch.equal(again.model(tokens(2, 9)), writer.model(tokens(2, 9)))
+        minip2p.save(language_model, tmp_path / "instructions", layout)
+    again = minip2p.load_language_model(tmp_path / "instructions")
+    assert (again.config, again.pieces, again.provenance) == (
+        language_model.config,
+        language_model.pieces,
+        language_model.provenance,
+    )
+    assert again.fingerprint == language_model.fingerprint
+    assert torch.equal(again.model(tokens(2, 9)), language_model.model(tokens(2, 9)))
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="exists and is no folder of a writer"):
-        minip2p.save(small_writer(), tmp_path, "transformers")
+    with pytest.raises(ValueError, match="exists and is not a folder of a language model"):
+        minip2p.save(small_language_model(), tmp_path, "transformers")
 
 
 def test_wrong_kinds_and_layouts_are_named(tmp_path, pipe):
-    minip2p.save(small_writer(), tmp_path / "writer.safetensors")
-    with pytest.raises(ValueError, match="holds a writer.*load_writer reads it"):
-        minip2p.load(tmp_path / "writer.safetensors")
-    with pytest.raises(ValueError, match="holds a reader.*load_reader reads it"):
-        minip2p.load_writer(minip2p.shipped("reader"))
-    with pytest.raises(ValueError, match="a writer has no diffusers layout"):
-        minip2p.save(small_writer(), tmp_path / "x", "diffusers")
-    with pytest.raises(ValueError, match="'transformers' is for writers"):
+    minip2p.save(small_language_model(), tmp_path / "instructions.safetensors")
+    with pytest.raises(ValueError, match="holds a language model.*load_language_model reads it"):
+        minip2p.load(tmp_path / "instructions.safetensors")
+    with pytest.raises(ValueError, match="holds a .?classifier"):
+        minip2p.load_language_model(minip2p.shipped("classifier"))
+    with pytest.raises(ValueError, match="a language model has no diffusers layout"):
+        minip2p.save(small_language_model(), tmp_path / "x", "diffusers")
+    with pytest.raises(ValueError, match="a pipeline has no transformers layout"):
         checkpoints.write(tmp_path / "x", "transformers", pipe.config, {})
 
 
 def saved(folder, **words):
-    """A writer's folder whose config says other words."""
-    minip2p.save(small_writer(), folder, "transformers")
+    """A language model's folder whose config says other words."""
+    minip2p.save(small_language_model(), folder, "transformers")
     values = json.loads((folder / "config.json").read_text()) | words
     (folder / "config.json").write_text(json.dumps(values))
     return folder
@@ -192,9 +185,9 @@ def saved(folder, **words):
         ({"mlp_bias": True}, "mlp_bias = True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config.*is not supported"),
-        ({"head_dim": 5}, "head_dim = 5 is odd"),
+        ({"head_dim": 5}, "heads of 5 channels: expected an even number"),
         ({"head_dim": None, "hidden_size": 23}, "hidden_size = 23 does not divide into 4 heads"),
-        ({"num_key_value_heads": 3}, "num_attention_heads = 4 is no multiple of num_key_value_heads = 3"),
+        ({"num_key_value_heads": 3}, "heads = 4 is no multiple of kv_heads = 3"),
         ({"num_attention_heads": 0}, "num_attention_heads = 0: expected at least 1"),
         ({"hidden_size": "wide"}, "width = 'wide'"),
         ({"sliding_window": 4}, "sliding_window = 4 is not supported in a Llama"),
@@ -203,12 +196,12 @@ def saved(folder, **words):
         ({"num_hidden_layers": 1}, "9 tensors are unknown.*model.layers.1"),
         ({"num_hidden_layers": 3}, "9 missing.*in the file model.layers.2"),
         ({"hidden_size": 48}, "of another shape"),
-        ({"tie_word_embeddings": True}, "lm_head.weight is not model.embed_tokens.weight"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, but lm_head.weight"),
     ],
 )
-def test_what_a_config_says_beyond_our_networks_is_an_error(tmp_path, words, message):
+def test_an_unsupported_value_in_a_config_is_an_error(tmp_path, words, message):
     with pytest.raises(ValueError, match=message) as error:
-        minip2p.load_writer(saved(tmp_path / "w", **words))
+        minip2p.load_language_model(saved(tmp_path / "w", **words))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -216,41 +209,44 @@ def test_a_tokenizer_that_is_missing_damaged_or_too_large_is_named(tmp_path):
     folder = saved(tmp_path / "w")
     (folder / "tokenizer.model").write_bytes(b"<html>")
     with pytest.raises(ValueError, match="tokenizer.model: 6 bytes that are no sentencepiece model"):
-        minip2p.load_writer(folder)
+        minip2p.load_language_model(folder)
     (folder / "tokenizer.model").rename(folder / "tokenizer.json")
     with pytest.raises(ValueError, match="w: no tokenizer.model"):
-        minip2p.load_writer(folder)
-    weights = {"writer": small(vocab_size=290).state_dict()}
+        minip2p.load_language_model(folder)
+    weights = {"language_model": small(vocab_size=290).state_dict()}
     config = replace(CONFIG, vocab_size=290)
     checkpoints.write(tmp_path / "a", "minip2p", config, weights, tokenizer=Pieces.learn(TEXTS, 300).to_dict())
     with pytest.raises(ValueError, match="a: a tokenizer of 300 pieces for a language model of 290"):
-        minip2p.load_writer(tmp_path / "a")
+        minip2p.load_language_model(tmp_path / "a")
     checkpoints.write(tmp_path / "b", "minip2p", config, weights)
     with pytest.raises(ValueError, match="b: no tokenizer.model"):
-        minip2p.load_writer(tmp_path / "b")
+        minip2p.load_language_model(tmp_path / "b")
     checkpoints.write(tmp_path / "c", "minip2p", config, weights, tokenizer={"kind": "sentencepiece", "model": "?"})
     with pytest.raises(ValueError, match="c: the tokenizer's sentencepiece model is damaged"):
-        minip2p.load_writer(tmp_path / "c")
+        minip2p.load_language_model(tmp_path / "c")
 
 
 def test_a_file_of_weights_alone_is_told_what_it_lacks(tmp_path):
     folder = saved(tmp_path / "w")
     with pytest.raises(ValueError, match="without their config; give the folder"):
-        minip2p.load_writer(folder / "model.safetensors")
+        minip2p.load_language_model(folder / "model.safetensors")
 
 
-def test_info_and_convert_take_writers(tmp_path, capsys, monkeypatch):
+def test_info_and_convert_take_language_model(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    minip2p.save(small_writer(), "a.safetensors")
+    minip2p.save(small_language_model(), "a.safetensors")
     assert main(["convert", "--weights", "a.safetensors", "--output", "b", "--layout", "transformers"]) == 0
     assert main(["convert", "--weights", "b", "--output", "c.safetensors"]) == 0
-    assert minip2p.load_writer("c.safetensors").fingerprint == minip2p.load_writer("a.safetensors").fingerprint
+    assert (
+        minip2p.load_language_model("c.safetensors").fingerprint
+        == minip2p.load_language_model("a.safetensors").fingerprint
+    )
     capsys.readouterr()
     assert main(["info", "--weights", "b"]) == 0
-    told = capsys.readouterr().out
-    assert '"kv_heads": 2' in told and "from: from" in told and "parameters, float32" in told
+    out = capsys.readouterr().out
+    assert '"kv_heads": 2' in out and "from: from" in out and "parameters, float32" in out
     assert main(["convert", "--weights", "b", "--output", "d", "--widen"]) == 2
-    assert "--widen is for painters" in capsys.readouterr().err
+    assert "--widen is for text-to-image models" in capsys.readouterr().err
 
 
 PIECES = Pieces.learn(TEXTS, 300)
@@ -266,8 +262,8 @@ def test_any_text_goes_through_pieces_unchanged(text):
 
 def test_pieces_of_the_same_bytes_are_equal(tmp_path):
     PIECES.save(tmp_path)
-    said = json.loads(json.dumps(PIECES.to_dict()))
-    for again in (Pieces.from_dict(said), Pieces.from_file(tmp_path / "tokenizer.model")):
+    values = json.loads(json.dumps(PIECES.to_dict()))
+    for again in (Pieces.from_dict(values), Pieces.from_file(tmp_path / "tokenizer.model")):
         assert again == PIECES and hash(again) == hash(PIECES)
     assert PIECES != Pieces.learn(TEXTS[:1] * 9, 290)
     with pytest.raises(ValueError, match="no sentencepiece model"):

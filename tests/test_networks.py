@@ -1,21 +1,25 @@
 """Laws of the networks and their parts. Equality with other implementations is in tests/parity."""
 
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn.functional import interpolate
 
-from minip2p.config import TextConfig, UNetConfig, VAEConfig, VisionConfig
-from minip2p.models.clip import TextEncoder, VisionEncoder
+from minip2p.config import CLIPConfig, DiTConfig, LlamaConfig, TextConfig, UNetConfig, VAEConfig, VisionConfig
+from minip2p.models.clip import CLIP, TextEncoder, VisionEncoder, pooled
+from minip2p.models.dit import DiT
+from minip2p.models.llama import Llama
 from minip2p.models.unet import UNet
 from minip2p.models.vae import AutoencoderKL, DiagonalGaussian
 from minip2p.nn import attention as attention_module
 from minip2p.nn.attention import Attention, Site, attend
-from minip2p.nn.blocks import ATTENTION, FEED_FORWARD, TIME_INJECTION, Upsample
-from minip2p.nn.embeddings import sinusoids
+from minip2p.nn.blocks import ATTENTION, FEED_FORWARD, TIME_INJECTION, Upsample, sinusoids
+from minip2p.nn.lora import add_lora
 from minip2p.nn.norms import NORMS
 
 SMALL = dict(widths=(16, 32), blocks=1, attention=("full", "full"), heads=2, text_width=12, norm_groups=4)
@@ -30,7 +34,7 @@ def run(unet: UNet, control=(), b=2):
 
 
 class Counting:
-    """A control that changes nothing, wants the probabilities of some sites, and remembers what it saw."""
+    """A control that changes nothing, needs the probabilities of some sites, and records what it sees."""
 
     def __init__(self, wants=lambda site: False):
         self.wants, self.sites, self.maps = wants, [], []
@@ -88,7 +92,7 @@ def test_without_a_control_that_asks_no_softmax_is_explicit(monkeypatch):
     assert len(calls) == 3 * sites - len(some.maps) and {site.kind for site, _ in some.maps} == {"cross"}
 
 
-def test_sites_are_numbered_as_data_meets_them():
+def test_sites_are_numbered_in_the_order_in_which_they_run():
     seen = Counting()
     run(randomise(UNet(UNetConfig(**SMALL))), (seen,))
     assert [s.index for s in seen.sites] == list(range(len(seen.sites)))
@@ -121,6 +125,77 @@ def test_an_unknown_part_is_named_with_the_known_ones(name):
         UNet(UNetConfig(**SMALL | {name: "wavelet"}))
 
 
+def map_counts(network, size):
+    """The numbers of pixels of all attention maps, for latents of `size`."""
+    seen = Counting(lambda site: True)
+    text = torch.zeros(1, 5, network.config.text_width)
+    with torch.inference_mode():
+        network(torch.zeros(1, network.config.in_channels, *size), 5.0, text, (seen,))
+    return {p.shape[2] for _, p in seen.maps}
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.lists(st.sampled_from(sorted(ATTENTION)), min_size=3, max_size=3).filter(lambda w: set(w) != {"none"}),
+    st.sampled_from(sorted(ATTENTION)),
+    st.integers(1, 4),
+    st.integers(1, 4),
+)
+def test_a_unet_says_how_large_its_maps_are(words, mid, y, x):
+    config = UNetConfig(**SMALL | {"widths": (8, 8, 8), "attention": tuple(words)}, mid_attention=mid)
+    sizes = UNet(config).map_sizes((4 * y, 4 * x))
+    assert sizes == sorted(sizes, reverse=True)
+    assert {a * b for a, b in sizes} == map_counts(UNet(config), (4 * y, 4 * x))
+
+
+VAE = VAEConfig(widths=(8, 8), blocks=1, norm_groups=4)
+TEXT = TextConfig(vocab_size=50, max_length=8, width=16, layers=2, heads=2, feed_forward=32, bos=48, eos=49, pad=49)
+VISION = VisionConfig(image_size=16, patch_size=4, width=16, layers=1, heads=2, feed_forward=32, projection=5)
+LLAMA = LlamaConfig(vocab_size=40, max_length=32, width=24, layers=2, heads=4, kv_heads=2, feed_forward=40)
+TOKENS = torch.tensor([[3, 4, 39, 0]])
+
+
+def images(c, seed=0):
+    return torch.randn(1, c, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def on_latents(network):
+    return network(images(4), 7.0, torch.ones(1, 5, 12))
+
+
+NETWORKS = {
+    "unet": (lambda: UNet(UNetConfig(**SMALL)), on_latents),
+    "unet, scale and shift": (lambda: UNet(UNetConfig(**SMALL, time_injection="scale_shift", norm="rms")), on_latents),
+    "dit": (lambda: DiT(DiTConfig(width=16, depth=2, heads=2, text_width=12)), on_latents),
+    "vae": (lambda: AutoencoderKL(VAE), lambda network: network.decode(network.encode(images(3)).mode())),
+    "clip": (
+        lambda: CLIP(CLIPConfig(text=replace(TEXT, projection=5), vision=VISION)),
+        lambda network: network(images(3), TOKENS),
+    ),
+    "clip, gelu": (lambda: TextEncoder(replace(TEXT, activation="gelu")), lambda network: network(TOKENS)),
+    "llama": (lambda: Llama(LLAMA), lambda network: network(TOKENS)),
+}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_pickles(name, lora):
+    """As it is sent to a worker that is spawned."""
+    make, run = NETWORKS[name]
+    network = make()
+    if lora:
+        add_lora(network, 2, 4.0, ["q", "k", "v"])
+    randomise(network)
+    copy = pickle.loads(pickle.dumps(network))
+    with torch.inference_mode():
+        assert torch.equal(run(copy), run(network)) and run(network).count_nonzero()
+
+
+@pytest.mark.parametrize("make", [lambda: NETWORKS["unet"][0](), lambda: NETWORKS["dit"][0]()])
+def test_the_initial_prediction_is_zero(make):
+    assert on_latents(make()).count_nonzero() == 0
+
+
 def test_the_time_and_the_text_matter():
     unet = randomise(UNet(UNetConfig(**SMALL)))
     z, text = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 12)
@@ -149,15 +224,11 @@ def test_stable_diffusion_has_its_number_of_parameters():
     assert sizes == [859_520_964, 859_532_484, 83_653_863, 123_060_480]
 
 
-def test_the_autoencoder_keeps_a_picture_in_its_place():
-    """Downsampling pads right and bottom: a change of one corner moves the latents of that corner most."""
+def test_the_autoencoders_sizes():
     vae = randomise(AutoencoderKL(VAEConfig(widths=(8, 8, 8), blocks=1, norm_groups=4, latent_channels=3)))
     x = torch.zeros(1, 3, 24, 32)
-    assert (
-        vae.factor == 4
-        and vae.encode(x).mode().shape == (1, 3, 6, 8)
-        and vae.decode(torch.zeros(1, 3, 6, 8)).shape == x.shape
-    )
+    assert vae.factor == 4 and vae.encode(x).mode().shape == (1, 3, 6, 8)
+    assert vae.decode(torch.zeros(1, 3, 6, 8)).shape == x.shape
 
 
 def test_the_posterior():
@@ -172,8 +243,8 @@ def test_the_posterior():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 7), st.integers(0, 10**6))
-def test_text_is_read_causally(cut, seed):
-    """What stands before a place does not depend on what stands after it."""
+def test_the_text_encoder_is_causal(cut, seed):
+    """States do not depend on later tokens."""
     config = TextConfig(
         vocab_size=50, max_length=8, width=16, layers=2, heads=2, feed_forward=32, bos=48, eos=49, pad=49
     )
@@ -186,20 +257,20 @@ def test_text_is_read_causally(cut, seed):
     assert torch.allclose(a[:, :cut], b[:, :cut], atol=1e-6) and not torch.allclose(a[:, cut:], b[:, cut:], atol=1e-4)
 
 
-def test_pooling_takes_the_first_end():
+def test_pooling_takes_the_first_end_of_text():
     config = TextConfig(
         vocab_size=50, max_length=8, width=16, layers=1, heads=2, feed_forward=32, bos=48, eos=49, pad=49
     )
     encoder = randomise(TextEncoder(config))
     padded = torch.tensor([[48, 3, 4, 49, 49, 49, 49, 49]])
     with torch.inference_mode():
-        assert torch.equal(encoder.pooled(padded), encoder(padded)[:, 3])
+        assert torch.equal(pooled(encoder, padded), encoder(padded)[:, 3])
         assert torch.allclose(
-            encoder.pooled(padded), encoder.pooled(torch.tensor([[48, 3, 4, 49, 0, 0, 0, 0]])), atol=1e-6
+            pooled(encoder, padded), pooled(encoder, torch.tensor([[48, 3, 4, 49, 0, 0, 0, 0]])), atol=1e-6
         )
 
 
-def test_the_last_layer_can_be_left_out():
+def test_the_last_layer_can_be_skipped():
     config = TextConfig(
         vocab_size=50, max_length=8, width=16, layers=3, heads=2, feed_forward=32, bos=48, eos=49, pad=49
     )

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import small_pipeline
+from conftest import difference, small_pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from minip2p.control import Control, Run
-from minip2p.control.observe import Record, map_size, sizes_of, steps_of
+from minip2p.control.record import Record, map_size, steps_of
 from minip2p.control.run import AtSites
 from minip2p.diffusion import SAMPLERS, guided, two_way
 from minip2p.nn.attention import Site
@@ -20,7 +20,7 @@ LARGE, SMALL = (6, 8), (3, 4)  # (y, x) of the maps of a picture of 32 x 24 pixe
 
 
 @pytest.fixture(scope="module")
-def painter():
+def text2image():
     return small_pipeline(in_channels=4)
 
 
@@ -34,24 +34,19 @@ def edit(pipe, control=(), instruction="make it night", **how):
     return pipe.edit(pictures, instruction, control=list(control), **options)
 
 
-def paint(pipe, control=(), prompt="a red house", **how):
+def run_generate(pipe, control=(), prompt="a red house", **how):
     return pipe.generate(prompt, control=list(control), **{"steps": 3, "size": (32, 24), "output": "latent"} | how)
-
-
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference over largest value."""
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @dataclass
 class Capture(Control):
     """Keeps queries and keys of every call: the long way to what a record keeps."""
 
-    def over(self, run: Run) -> "Capture":
+    def bind(self, run: Run) -> "Capture":
         self.seen = []
         return self
 
-    def at(self, sigma, branches, b):
+    def for_call(self, sigma, branches, b):
         class Keep(AtSites):
             def inputs(_, q, k, v, site):
                 self.seen.append((sigma, branches, b, site, q.clone(), k.clone()))
@@ -88,12 +83,12 @@ def test_maps_are_the_softmax_averaged_over_heads_sites_and_steps(pipe, branch, 
         torch.testing.assert_close(cross[y, x], expected.movedim(1, 2).reshape(2, 16, y, x))
         expected = capture.maps("self", y * x, branch)
         torch.testing.assert_close(itself[y, x], expected.reshape(2, y * x, y, x))
-    assert apart(cross[LARGE][0], cross[LARGE][1]) > 1e-2  # the items are not one
+    assert difference(cross[LARGE][0], cross[LARGE][1]) > 1e-2  # the items are not one
 
 
-def test_probabilities_sum_to_one(painter):
+def test_probabilities_sum_to_one(text2image):
     record, looks = Record(), Record(kind="self")
-    paint(painter, [record, looks], ["a red house", "a blue house"], batch_size=2)
+    run_generate(text2image, [record, looks], ["a red house", "a blue house"], batch_size=2)
     for size, maps in record.maps().items():
         torch.testing.assert_close(maps.sum(1), torch.ones(2, *size))
     for (y, x), maps in looks.maps().items():
@@ -120,7 +115,7 @@ def test_a_part_of_the_run(pipe):
     expected = capture.maps("cross", 48, keep=lambda sigma, site: sigma > sigmas[2])
     torch.testing.assert_close(first.maps()[LARGE].flatten(2).movedim(1, 2), expected)
     torch.testing.assert_close((2 * first.maps()[LARGE] + 3 * rest.maps()[LARGE]) / 5, whole.maps()[LARGE])
-    assert apart(first.maps()[LARGE], rest.maps()[LARGE]) > 1e-3
+    assert difference(first.maps()[LARGE], rest.maps()[LARGE]) > 1e-3
 
 
 @given(st.integers(1, 60), st.lists(st.floats(0, 1), max_size=4))
@@ -136,7 +131,7 @@ def test_parts_that_meet_share_no_step_and_leave_none_out(steps, cuts):
 
 def test_it_sees_what_the_controls_before_it_made(pipe):
     class Stare(Control, AtSites):
-        def at(self, sigma, branches, b):
+        def for_call(self, sigma, branches, b):
             return self
 
         def needs_probs(self, site):
@@ -150,16 +145,16 @@ def test_it_sees_what_the_controls_before_it_made(pipe):
     assert (after.maps()[LARGE][:, 3] == 1).all() and (before.maps()[LARGE][:, 3] < 0.9).all()
 
 
-def test_of_a_pair_it_sees_the_source_and_the_shared_attention(painter):
+def test_of_a_pair_it_sees_the_source_and_the_shared_attention(text2image):
     alone, both = Record(kind="self", during=(0, 0.7)), Record(kind="self", during=(0, 0.7))
     own = Record(kind="self", during=(0.7, 1))
     how = {"steps": 4, "size": (32, 24), "output": "latent", "seed": 3}
-    painter.generate("a red house", control=[alone], **how)
-    painter.generate_pair("a red house", "a blue boat", share=1.0, control=[both, own], **how)
+    text2image.generate("a red house", control=[alone], **how)
+    text2image.generate_pair("a red house", "a blue boat", share=1.0, control=[both, own], **how)
     source, edited = both.maps()[LARGE]
     torch.testing.assert_close(source[None], alone.maps()[LARGE])
     torch.testing.assert_close(source, edited)  # the first three steps of four are shared
-    assert apart(*own.maps()[LARGE]) > 1e-3
+    assert difference(*own.maps()[LARGE]) > 1e-3
 
 
 def test_a_record_begins_anew_with_each_run(pipe):
@@ -177,35 +172,42 @@ def test_a_record_begins_anew_with_each_run(pipe):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_result_is_the_same_to_rounding(pipe, painter, sampler):
+def test_the_result_is_the_same_to_rounding(pipe, text2image, sampler):
     how = {"sampler": sampler, "steps": 4}
-    assert apart(edit(pipe, [Record()], **how), edit(pipe, **how)) < 1e-4
-    assert apart(paint(painter, [Record(kind="self")], **how), paint(painter, **how)) < 1e-4
+    assert difference(edit(pipe, [Record()], **how), edit(pipe, **how)) < 1e-4
+    assert difference(run_generate(text2image, [Record(kind="self")], **how), run_generate(text2image, **how)) < 1e-4
 
 
 def test_where_nothing_is_kept_no_softmax_is_explicit(pipe):
     assert torch.equal(edit(pipe, [Record(pixels=1)]), edit(pipe))
-    record = Record().over(Run(sigmas=(2.0, 1.0, 0.0), size=LARGE, prompts=("",), sources=(0,)))
-    assert record.at(2.0, (0, 1), 1) is not None and record.at(2.0, (1, 2), 1) is record.at(3.0, (0,), 1) is None
+    record = Record().bind(
+        Run(sigmas=(2.0, 1.0, 0.0), size=LARGE, map_sizes=(LARGE, SMALL), prompts=("",), sources=(0,))
+    )
+    assert (
+        record.for_call(2.0, (0, 1), 1) is not None
+        and record.for_call(2.0, (1, 2), 1) is record.for_call(3.0, (0,), 1) is None
+    )
 
 
 # Memory
 
 
-def test_only_the_sums_are_kept(painter):
+def test_only_the_sums_are_kept(text2image):
     record = Record(kind="self")
     for steps in (1, 6):
-        paint(painter, [record], ["x", "y"], steps=steps, batch_size=2)
+        run_generate(text2image, [record], ["x", "y"], steps=steps, batch_size=2)
         assert {s: each.shape for s, each in record._sums.items()} == {LARGE: (2, 48, 48), SMALL: (2, 12, 12)}
         for each in record._sums.values():
             assert each.untyped_storage().nbytes() == 4 * each.numel() and each.dtype == torch.float32
 
 
-def test_no_graph_is_kept(painter):
+def test_no_graph_is_kept(text2image):
     """Outside of inference mode, with weights that want gradients."""
-    record = Record().over(Run(sigmas=(2.0, 1.0, 0.0), size=LARGE, prompts=("x",), sources=(0,)))
+    record = Record().bind(
+        Run(sigmas=(2.0, 1.0, 0.0), size=LARGE, map_sizes=(LARGE, SMALL), prompts=("x",), sources=(0,))
+    )
     text = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0))
-    field = guided(painter.denoiser, two_way(3.0, text, torch.zeros_like(text)), control=[record])
+    field = guided(text2image.denoiser, two_way(3.0, text, torch.zeros_like(text)), control=[record])
     assert field(torch.ones(1, 4, *LARGE), 2.0).requires_grad
     assert not record.maps()[LARGE].requires_grad
     field(torch.ones(1, 4, *LARGE), 1.0)
@@ -213,32 +215,34 @@ def test_no_graph_is_kept(painter):
 
 
 @pytest.mark.parametrize("limit", [2 * 4 * 48 * 48 - 1, 2 * 4 * 48 * 48 + 2 * 4 * 12 * 12 - 1])
-def test_beyond_the_limit_nothing_is_computed(painter, limit):
+def test_beyond_the_limit_nothing_is_computed(text2image, limit):
     record = Record(kind="self", limit=limit)
     with pytest.raises(ValueError) as error:
-        paint(painter, [record], ["x", "y"], batch_size=2)
+        run_generate(text2image, [record], ["x", "y"], batch_size=2)
     needed = "18,432 bytes" if limit < 18432 else "19,584 bytes"
     said = str(error.value)
     assert f"in all {needed}" in said and f"limit is {limit:,} bytes" in said and "\n" not in said
     assert ("pixels=47 leaves" in said) == (limit < 18432) and "items takes fewer" in said
     assert sum(4 * each.numel() for each in record._sums.values()) <= limit
     fits = Record(kind="self", limit=19584)
-    paint(painter, [fits], ["x", "y"], batch_size=2)
+    run_generate(text2image, [fits], ["x", "y"], batch_size=2)
     smaller = Record(kind="self", limit=limit, items=[1])
-    paint(painter, [smaller], ["x", "y"], batch_size=2)
+    run_generate(text2image, [smaller], ["x", "y"], batch_size=2)
     torch.testing.assert_close(smaller.maps()[LARGE], fits.maps()[LARGE][1:])
 
 
 def test_the_limit_comes_before_the_softmax():
     record = Record(kind="self")
-    recording = record.over(Run(sigmas=(1.0, 0.0), size=(96, 96), prompts=("",), sources=(0,))).at(1.0, (0, 1, 2), 1)
+    recording = record.bind(
+        Run(sigmas=(1.0, 0.0), size=(96, 96), map_sizes=((96, 96),), prompts=("",), sources=(0,))
+    ).for_call(1.0, (0, 1, 2), 1)
     q = torch.empty(3, 8, 9216, 40, device="meta")
     with pytest.raises(ValueError, match=r"maps of 96 x 96 take 339.7 MB.* limit is 268.4 MB; pixels=9215 leaves"):
         recording.inputs(q, q, q, Site("down", "self", 0))
 
 
 def test_half_precision_is_summed_in_float32():
-    record = Record().over(Run(sigmas=(1.0, 0.0), size=(1, 2), prompts=("",), sources=(0,)))
+    record = Record().bind(Run(sigmas=(1.0, 0.0), size=(1, 2), map_sizes=((1, 2),), prompts=("",), sources=(0,)))
     p = torch.rand(1, 8, 2, 3).softmax(-1).bfloat16()
     for _ in range(400):
         record.add(p, [0])
@@ -250,21 +254,13 @@ def test_half_precision_is_summed_in_float32():
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 3))
 def test_a_map_has_the_size_of_its_level(y, x, level):
-    size = (y * 2**level, x * 2**level)
-    assert map_size(y * x, size) == (y, x) and map_size(size[0] * size[1], size) == size
+    sizes = [(y * 2**i, x * 2**i) for i in range(level, -1, -1)]
+    assert all(map_size(size[0] * size[1], sizes) == size for size in sizes)
 
 
-@given(st.integers(1, 70), st.integers(1, 70))
-def test_the_sizes_are_those_that_strided_convolutions_make(y, x):
-    convolution = torch.nn.Conv2d(1, 1, 3, stride=2, padding=1)
-    for size, after in zip(sizes_of((y, x)), sizes_of((y, x))[1:]):
-        assert tuple(convolution(torch.zeros(1, 1, *size)).shape[2:]) == after
-    assert sizes_of((y, x))[-1] == (1, 1)
-
-
-def test_no_level_has_that_many_pixels():
-    with pytest.raises(ValueError, match="no map has 13 pixels; latents of 6 x 8 have 6 x 8, 3 x 4, 2 x 2, 1 x 1"):
-        map_size(13, LARGE)
+def test_maps_of_a_size_that_the_network_does_not_know_are_refused():
+    with pytest.raises(ValueError, match="13 pixels; the network says that its maps are 6 x 8, 3 x 4"):
+        map_size(13, [LARGE, SMALL])
 
 
 # A word, a place
@@ -276,7 +272,10 @@ def test_a_word_is_the_mean_of_its_tokens(pipe):
     large, small = record.maps().values()
     torch.testing.assert_close(record.word([2, 3], size=LARGE), large[:, [2, 3]].mean(1))
     torch.testing.assert_close(record.word([5], size=SMALL, shape=SMALL), small[:, 5])
-    enlarge = lambda x: torch.nn.functional.interpolate(x, (24, 32), mode="bilinear")
+
+    def enlarge(x):
+        return torch.nn.functional.interpolate(x, (24, 32), mode="bilinear")
+
     expected = (enlarge(large[:, [2, 3]]) + enlarge(small[:, [2, 3]])).mean(1) / 2
     torch.testing.assert_close(record.word([2, 3], shape=(24, 32)), expected)
     assert record.word([2]).shape == (1, *LARGE)
@@ -311,10 +310,10 @@ def test_a_place_looks_where_its_pixel_looks(pipe):
         ({"branch": -1}, "branch -1"),
         ({"pixels": 0}, "pixels 0"),
         ({"limit": 1.5}, "limit 1.5"),
-        ({"sizes": [(8, 6)]}, "no maps are 8 x 6 (y x); latents of 6 x 8 have 6 x 8, 3 x 4"),
+        ({"sizes": [(8, 6)]}, "no maps are 8 x 6 (y x); this network's are 6 x 8, 3 x 4"),
         ({"items": [1]}, "item 1 of a batch of 1"),
-        ({"during": (0.6, 0.6)}, "from 0.6 to 0.6 of a run of 3 steps there is none"),
-        ({"during": (0.2, 0.4)}, "of a run of 3 steps there is none; take a longer part"),
+        ({"during": (0.6, 0.6)}, "no step of 3 lies in the part from 0.6 to 0.6"),
+        ({"during": (0.2, 0.4)}, "of the run; take a longer part"),
     ],
 )
 def test_options_that_mean_nothing(pipe, options, words):

@@ -1,14 +1,8 @@
-"""Pairs at scale: units are pure, written whole or not at all, and add up to the same set whoever makes them."""
+"""Pairs at scale: what a unit holds, its files, and that it depends on the settings and the prompt alone."""
 
-import errno
 import json
-import multiprocessing
-import os
 import pickle
-import random
-import sys
 import tarfile
-import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -16,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import randomise, small_config, small_pipeline, tokenize
+from conftest import contents, randomise, small_config, small_pipeline, tokenize
+from helpers_pairs import write_pair_unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from minip2p.config import CLIPConfig, VisionConfig
+from minip2p.data import pair_files
 from minip2p.data.images import to_tensor
-from minip2p.datagen import pairs, units
-from minip2p.datagen.claims import Claims
-from minip2p.datagen.pairs import Settings, make, read_prompts, run_unit, sample_plan
+from minip2p.datagen import pairs
+from minip2p.datagen.pairs import Settings, make, make_unit, read_prompts, sample_plan
 from minip2p.evaluation.metrics import RELEASED, Thresholds
 from minip2p.models.clip import CLIP
 
@@ -33,9 +28,9 @@ ALL = Thresholds(image=-1, caption=-1, direction=-1)
 FEW = Settings(samples=3, batch_pairs=2, steps=1, thresholds=ALL, most=2, threads=1)
 FIVE = Settings(samples=5, batch_pairs=2, steps=2, thresholds=ALL, most=2, threads=1)
 ROWS = [
-    {"input": "a red house", "edit": "paint it blue", "output": "a blue house"},
+    {"input": "a red house", "edit": "make it blue", "output": "a blue house"},
     {"input": "ein Häuschen 🏠", "edit": "make it night", "output": "ein Häuschen bei Nacht", "by": "hand"},
-    {"input": "a red house", "edit": "paint it blue", "output": "a blue house"},
+    {"input": "a red house", "edit": "make it blue", "output": "a blue house"},
     {"input": "x" * 10_000, "edit": "y", "output": "z"},
 ]
 PROMPTS = [row | {"id": i} for i, row in enumerate(ROWS)]
@@ -57,19 +52,14 @@ def both():
 
 
 def made(both, out: Path, given=FEW, prompts=PROMPTS, **how) -> list[str]:
-    return [unit.name for unit in make(*both, prompts, given, out, **how)]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return [unit.name.removesuffix(".tar") for unit in make(*both, prompts, given, out, **how)]
 
 
 @pytest.fixture(scope="module")
 def whole(both, tmp_path_factory) -> dict[str, dict[str, bytes]]:
     """What an uninterrupted run writes, in each format."""
     found = {}
-    for form in units.FORMATS:
+    for form in pair_files.FORMATS:
         out = tmp_path_factory.mktemp(form)
         assert made(both, out, form=form) == ["0000000", "0000001", "0000002", "0000003"]
         found[form] = contents(out)
@@ -79,14 +69,14 @@ def whole(both, tmp_path_factory) -> dict[str, dict[str, bytes]]:
 # seeds, shares, scales
 
 
-def test_a_samples_plan_is_the_same_for_ever():
+def test_the_plan_of_a_sample_never_changes():
     assert sample_plan(Settings(), 12, 3) == (1180192168, 0.5702509954628546, 11.531047957657838)
     assert sample_plan(Settings(seed=1), 0, 0).seed == 912073349
 
 
 @settings(max_examples=200)
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**20), st.data())
-def test_a_plan_depends_on_run_seed_prompt_and_sample_alone_and_lies_in_its_range(seed, prompt, sample, data):
+def test_a_plan_depends_only_on_seed_prompt_and_sample_and_lies_in_its_range(seed, prompt, sample, data):
     ends = [sorted(data.draw(st.tuples(st.floats(0, top), st.floats(0, top)))) for top in (1, 100)]
     one = Settings(seed=seed, share=tuple(ends[0]), scale=tuple(ends[1]))
     plan = sample_plan(one, prompt, sample)
@@ -99,7 +89,7 @@ def test_a_plan_depends_on_run_seed_prompt_and_sample_alone_and_lies_in_its_rang
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=2, max_size=2, unique=True))
-def test_plans_of_other_arguments_are_others(two):
+def test_different_arguments_give_different_plans(two):
     one, other = (sample_plan(Settings(seed=seed), prompt, sample) for seed, prompt, sample in two)
     assert one.share != other.share and one.scale != other.scale and (one.seed != other.seed or one != other)
 
@@ -119,18 +109,18 @@ def test_draws_are_uniform_and_independent():
 # a unit
 
 
-def test_a_unit_is_what_the_pipeline_paints_and_clip_tells_of_the_pngs(both):
+def test_a_unit_has_the_images_of_the_pipeline_and_their_clip_scores(both):
     pipe, clip = both
     given = replace(FIVE, picture="png", most=5)
-    unit = run_unit(pipe, clip, PROMPTS[0], given)
-    assert [row["sample"] for row in unit.scores] == [0, 1, 2, 3, 4] and len(unit.pictures) == 5
+    unit = make_unit(pipe, clip, PROMPTS[0], given)
+    assert [row["sample"] for row in unit.scores] == [0, 1, 2, 3, 4] and len(unit.images) == 5
     plans = [sample_plan(given, 0, i) for i in range(5)]
     for row, plan in zip(unit.scores, plans, strict=True):
         assert (row["seed"], row["p2p_threshold"], row["cfg_scale"]) == plan
         expected = pipe.generate_pair(
             "a red house", "a blue house", seed=plan.seed, share=plan.share, scale=plan.scale, steps=2
         )
-        pictures = [Image.open(BytesIO(data)).convert("RGB") for data in unit.pictures[plan.seed]]
+        pictures = [Image.open(BytesIO(data)).convert("RGB") for data in unit.images[plan.seed]]
         for ours, theirs in zip(pictures, expected, strict=True):
             assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1, "the batch rounds"
         tensors = (to_tensor(picture)[None] for picture in pictures)
@@ -139,45 +129,13 @@ def test_a_unit_is_what_the_pipeline_paints_and_clip_tells_of_the_pngs(both):
             assert row[key] == pytest.approx(float(value), abs=1e-4)
 
 
-def test_a_unit_does_not_depend_on_what_ran_before_and_travels(both):
+def test_a_unit_does_not_depend_on_earlier_work_and_pickles(both):
     pipe, clip = both
-    one = run_unit(pipe, clip, PROMPTS[1], FEW)
-    run_unit(pipe, clip, PROMPTS[0], replace(FEW, batch_pairs=4, steps=2))
+    one = make_unit(pipe, clip, PROMPTS[1], FEW)
+    make_unit(pipe, clip, PROMPTS[0], replace(FEW, batch_pairs=4, steps=2))
     threads = torch.get_num_threads()
-    again = run_unit(*models(), *pickle.loads(pickle.dumps((PROMPTS[1], FEW))))
+    again = make_unit(*models(), *pickle.loads(pickle.dumps((PROMPTS[1], FEW))))
     assert again == one == pickle.loads(pickle.dumps(one)) and torch.get_num_threads() == threads
-
-
-def test_units_made_as_loose_tasks_in_another_order_are_the_same(both, tmp_path, whole):
-    given = pairs.enter(tmp_path, *both, PROMPTS, FEW, "webdataset")
-    for name, prompt, samples in reversed(pairs.work(PROMPTS, given)):
-        assert units.write_unit(tmp_path, run_unit(*both, prompt, given, samples), "webdataset")
-        assert units.is_done(tmp_path, name) and not units.is_done(tmp_path, "0000009")
-    assert contents(tmp_path) == whole["webdataset"]
-
-
-def test_ranges_of_samples_hold_the_samples_of_the_whole(both):
-    """Their cuts at multiples of the batch, they have its very numbers."""
-    one = run_unit(*both, PROMPTS[0], FIVE)
-    parts = [run_unit(*both, PROMPTS[0], FIVE, part) for part in (range(0, 4), range(4, 5))]
-    assert [part.name for part in parts] == ["0000000.000-003", "0000000.004-004"]
-    bare = [{key: row[key] for key in row if key != "candidate"} for unit in (one, *parts) for row in unit.scores]
-    assert bare[:5] == bare[5:]
-
-
-@given(st.integers(0, 10**9), st.one_of(st.none(), st.tuples(st.integers(0, 5000), st.integers(1, 5000))))
-def test_names_of_units_can_be_read_back(prompt, part):
-    part = None if part is None else range(part[0], sum(part))
-    assert units.parse_name(units.unit_name(prompt, part)) == (prompt, part)
-
-
-def test_work_covers_every_sample_once():
-    for n in (1, 2, 3, 5, 9, None):
-        todo = pairs.work(PROMPTS, replace(FIVE, unit_samples=n))
-        assert len({name for name, _, _ in todo}) == len(todo)
-        samples = [(prompt["id"], sample) for _, prompt, part in todo for sample in part]
-        assert sorted(samples) == [(i, sample) for i in range(4) for sample in range(5)]
-    assert pairs.work(PROMPTS, replace(FIVE, unit_samples=9))[0][0] == "0000000"
 
 
 rows = st.lists(st.tuples(*[st.floats(-1, 1, width=32)] * 4, st.integers(0, 6)), max_size=20)
@@ -199,21 +157,21 @@ def test_candidates_are_the_best_by_direction_of_those_that_pass(values, thresho
 
 def test_a_prompt_stops_after_the_batch_in_which_enough_pass(both, tmp_path):
     stop = replace(FIVE, stop_after=1, seed=3)
-    assert [len(unit.scores) for unit in make(*both, PROMPTS[:2], stop, tmp_path / "a")] == [2, 2]
+    assert [unit.counts["pairs"] for unit in make(*both, PROMPTS[:2], stop, tmp_path / "a")] == [2, 2]
     assert json.loads((tmp_path / "a" / "run.json").read_text())["stop_after"] == 1
-    whole = run_unit(*both, PROMPTS[0], replace(stop, stop_after=None))
+    whole = make_unit(*both, PROMPTS[0], replace(stop, stop_after=None))
     directions = sorted(row["clip_sim_dir"] for row in whole.scores)
     third = replace(stop, stop_after=2, thresholds=Thresholds(image=-1, caption=-1, direction=directions[-2]))
-    unit = run_unit(*both, PROMPTS[0], third)
+    unit = make_unit(*both, PROMPTS[0], third)
     last = max(row["sample"] for row in whole.scores if row["clip_sim_dir"] >= directions[-2])
     assert len(unit.scores) == min(5, 2 * (last // 2 + 1))
-    assert not run_unit(*both, PROMPTS[0], replace(FIVE, thresholds=Thresholds(direction=1))).pictures
+    assert not make_unit(*both, PROMPTS[0], replace(FIVE, thresholds=Thresholds(direction=1))).images
 
 
 # the folder
 
 
-def test_the_folder_is_the_authors(both, whole):
+def test_the_folder_has_the_layout_of_the_authors(both, whole):
     files = whole["folder"]
     assert {name.split("/")[0] for name in files} == {"run.json", "0000000", "0000001", "0000002", "0000003"}
     assert json.loads(files["0000001/prompt.json"]) == PROMPTS[1] and "🏠" in files["0000001/prompt.json"].decode()
@@ -222,7 +180,7 @@ def test_the_folder_is_the_authors(both, whole):
     )
     assert len(scores) == 3 and len(metadata) == 2
     best = sorted(scores, key=lambda row: -row["clip_sim_dir"])[:2]
-    assert metadata == [{key: row[key] for key in units.AUTHORS} for row in best]
+    assert metadata == [{key: row[key] for key in pair_files.AUTHORS} for row in best]
     assert [row["candidate"] for row in scores] == [row in best for row in scores]
     names = {f"0000001/{row['seed']}_{side}.jpg" for row in metadata for side in (0, 1)}
     assert names == {name for name in files if name.startswith("0000001") and name.endswith("jpg")}
@@ -231,7 +189,7 @@ def test_the_folder_is_the_authors(both, whole):
             assert image.size == (32, 32) and image.format == "JPEG"
 
 
-def test_a_tar_holds_the_same_by_webdatasets_rules(whole, tmp_path):
+def test_a_tar_has_the_same_content_in_the_layout_of_webdataset(whole, tmp_path):
     (tmp_path / "0000001.tar").write_bytes(whole["webdataset"]["0000001.tar"])
     with tarfile.open(tmp_path / "0000001.tar") as tar:
         members = tar.getmembers()
@@ -250,140 +208,61 @@ def test_a_tar_holds_the_same_by_webdatasets_rules(whole, tmp_path):
         assert data[f"{key}.target.jpg"] == folder[f"0000001/{seed}_1.jpg"]
         told = json.loads(data[f"{key}.json"])
         assert told["edit"] == "make it night" and told["seed"] == seed and told["candidate"]
-        assert units.read_picture(tmp_path, "0000001", seed, True) == data[f"{key}.target.jpg"]
-    with pytest.raises(ValueError, match="0000001: there is no picture of seed 1;"):
-        units.read_picture(tmp_path, "0000001", 1)
+        assert pair_files.read_image(tmp_path, "0000001", seed, True) == data[f"{key}.target.jpg"]
+    with pytest.raises(ValueError, match="0000001: no image of seed 1;"):
+        pair_files.read_image(tmp_path, "0000001", 1)
 
 
-@pytest.mark.parametrize("form", units.FORMATS)
-def test_scores_are_read_back_in_order(both, tmp_path, form):
-    given = replace(FEW, unit_samples=2)
-    made_units = list(make(*both, PROMPTS[:2], given, tmp_path, form=form))
-    read = list(units.read_scores(tmp_path))
-    assert [name for name, _, _ in read] == [
-        f"000000{i}.{part}" for i in (0, 1) for part in ("000-001", "002-002")
-    ]
-    assert read == [(unit.name, unit.prompt, unit.scores) for unit in sorted(made_units, key=lambda unit: unit.name)]
-    for unit in made_units:
-        for seed, pictures in unit.pictures.items():
-            assert tuple(units.read_picture(tmp_path, unit.name, seed, side) for side in (False, True)) == pictures
+@pytest.mark.parametrize("form", pair_files.FORMATS)
+def test_scores_and_images_are_read_back_in_order(tmp_path, form):
+    """Also parts of a prompt's samples, which earlier versions wrote."""
+    names = ["0000000.000-001", "0000000.002-002", "0000001"]
+    written = []
+    for i, name in enumerate(reversed(names)):
+        rows = [dict.fromkeys(pair_files.AUTHORS, 0.5) | {"sample": 0, "seed": i, "candidate": True}]
+        unit = pair_files.PairUnit(name=name, prompt=PROMPTS[0], scores=rows, images={i: (b"source", b"edited")})
+        write_pair_unit(tmp_path, unit, form)
+        written.insert(0, (name, PROMPTS[0], rows))
+        assert [pair_files.read_image(tmp_path, name, i, side) for side in (False, True)] == [b"source", b"edited"]
+    assert list(pair_files.read_scores(tmp_path)) == written
 
 
-def test_a_damaged_unit_is_named_and_the_authors_own_folders_are_read(tmp_path):
+def test_a_damaged_unit_is_named_and_folders_of_the_authors_are_read(tmp_path):
     (tmp_path / "0000001").mkdir()
-    with pytest.raises(ValueError, match="0000001/prompt.json: missing"):
-        list(units.read_scores(tmp_path))
+    with pytest.raises(ValueError, match="0000001/prompt.json: no such file"):
+        list(pair_files.read_scores(tmp_path))
     (tmp_path / "0000001" / "prompt.json").write_text('{"input": "a", "edit": "b", "output": "c"}')
     (tmp_path / "0000001" / "metadata.jsonl").write_text('{"seed": 4}\n')
-    assert list(units.read_scores(tmp_path))[0][2] == [{"sample": 0, "seed": 4, "candidate": True}]
+    assert list(pair_files.read_scores(tmp_path))[0][2] == [{"sample": 0, "seed": 4, "candidate": True}]
     (tmp_path / "0000001" / "scores.jsonl").write_text('{"seed": ')
-    with pytest.raises(ValueError, match="scores.jsonl is damaged"):
-        list(units.read_scores(tmp_path))
+    with pytest.raises(ValueError, match="scores.jsonl, line 1: not JSON"):
+        list(pair_files.read_scores(tmp_path))
     (tmp_path / "0000000.tar").write_bytes(b"no tar")
     with pytest.raises(ValueError, match="0000000.tar is damaged"):
-        list(units.read_scores(tmp_path))
+        list(pair_files.read_scores(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):
-        list(units.read_scores(tmp_path / "x"))
+        list(pair_files.read_scores(tmp_path / "x"))
 
 
-# resuming, shards
+# runs
 
 
-@pytest.mark.parametrize("form", units.FORMATS)
-def test_what_is_removed_is_made_again_and_nothing_else(both, tmp_path, whole, form):
-    for name, data in whole[form].items():
+def test_shards_make_the_bytes_of_one_process(both, tmp_path, whole):
+    for shard in ((1, 2), (0, 2)):
+        made(both, tmp_path, shard=shard)
+    assert contents(tmp_path) == whole["folder"]
+
+
+def test_a_run_is_resumed_with_what_is_missing(both, tmp_path, whole):
+    for name, data in whole["folder"].items():
         if "0000002" not in name:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(data)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert made(both, tmp_path, form=form) == ["0000002"]
-    assert contents(tmp_path) == whole[form] and all(path.stat().st_mtime_ns == at for path, at in kept.items())
-    assert made(both, tmp_path, form=form) == []
+    assert made(both, tmp_path) == ["0000002"] and contents(tmp_path) == whole["folder"]
+    assert made(both, tmp_path) == []
 
 
-def test_shards_make_their_share_first_and_then_what_others_left(both, tmp_path, whole):
-    making = [make(*both, PROMPTS, FEW, tmp_path, shard=(i, 3)) for i in range(3)]
-    order = [next(making[i]).name for i in (0, 1, 2)]
-    assert order == ["0000000", "0000001", "0000002"]
-    assert [unit.name for unit in making[0]] == ["0000003"] and not list(making[1]) and not list(making[2])
-    assert contents(tmp_path) == whole["folder"]
-    assert made(both, tmp_path / "late", shard=(1, 3)) == ["0000001", "0000003", "0000002", "0000000"], "from the end"
-    assert contents(tmp_path / "late") == whole["folder"]
-
-
-def test_what_another_has_in_work_is_waited_for_and_taken_over_when_it_is_stale(both, tmp_path, whole):
-    claim, told = tmp_path / ".claims" / "0000001", []
-
-    def wait(words: str) -> None:
-        told.append(words)
-        os.utime(claim, (0, 0))  # it shows no sign of life any more
-
-    making = make(*both, PROMPTS, FEW, tmp_path, on_wait=wait)
-    with Claims(tmp_path).claimed("0000001") as mine:  # by this process, which lives: only its age tells
-        with Claims(tmp_path).claimed("0000001") as again:
-            assert mine and not again
-        assert [unit.name for unit in making] == ["0000000", "0000002", "0000003", "0000001"]
-    assert len(told) == 1 and f"unit 0000001, which process {os.getpid()} on" in told[0]
-    assert contents(tmp_path) == whole["folder"], "and no claim is left"
-
-
-def test_a_dead_process_claim_and_leftover_count_for_nothing(both, tmp_path, whole):
-    gone = multiprocessing.get_context("fork").Process(target=int)
-    gone.start()
-    gone.join()
-    (tmp_path / f".run.json.{units.host()}.{gone.pid}.abc.part").write_text("{")
-    (tmp_path / ".claims").mkdir()
-    (tmp_path / ".claims" / "0000001").write_text(json.dumps({"host": units.host(), "pid": gone.pid, "time": 0}))
-    dead = tmp_path / f".0000001.{units.host()}.{gone.pid}.abc.part"
-    ours, old = (tmp_path / f".0000001.{host}.{os.getpid()}.abc.part" for host in (units.host(), "elsewhere"))
-    for path in (dead, ours, old):
-        path.mkdir()
-        (path / "x").write_text("x")
-    os.utime(old, (0, 0))
-    began = time.monotonic()
-    assert made(both, tmp_path) == ["0000000", "0000001", "0000002", "0000003"]
-    assert time.monotonic() - began < 60 and not dead.exists() and not old.exists() and ours.exists()
-    units.shutil.rmtree(ours)
-    assert contents(tmp_path) == whole["folder"]
-
-
-@pytest.mark.parametrize("form", units.FORMATS)
-def test_a_unit_that_another_finished_meanwhile_is_dropped(both, tmp_path, whole, form):
-    making = make(*both, PROMPTS, FEW, tmp_path, form=form, on_step=lambda _: other_finishes())
-
-    def other_finishes():
-        for name, data in whole[form].items():
-            if name.startswith("0000000"):
-                (tmp_path / name).parent.mkdir(exist_ok=True)
-                (tmp_path / name).write_bytes(data)
-
-    assert [unit.name for unit in making] == ["0000001", "0000002", "0000003"]
-    assert contents(tmp_path) == whole[form]
-
-
-@pytest.mark.parametrize("form", units.FORMATS)
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(both, tmp_path, whole, monkeypatch, form):
-    put, written = units.put, []
-
-    def full(path: Path, data: bytes) -> None:
-        written.append(path)
-        if len(written) == (8 if form == "folder" else 2):
-            put(path, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        put(path, data)
-
-    monkeypatch.setattr(units, "put", full)
-    with pytest.raises(OSError, match=r"cannot be written: no space left on device.*0000001") as error:
-        made(both, tmp_path, form=form)
-    assert error.value.errno == errno.ENOSPC
-    there = contents(tmp_path)
-    assert there == {name: whole[form][name] for name in there} and {n.split("/")[0][:7] for n in there} == {
-        "run.jso", "0000000"
-    }  # fmt: skip
-    assert made(both, tmp_path, form=form) == ["0000001", "0000002", "0000003"] and contents(tmp_path) == whole[form]
-
-
-def test_a_picture_that_fails_names_its_unit(both, tmp_path):
+def test_an_image_with_nan_names_its_unit(both, tmp_path):
     pipe, clip = both
     broken = small_pipeline(in_channels=4)
     with torch.no_grad():
@@ -413,13 +292,13 @@ def test_another_runs_folder_is_refused_by_the_first_difference(both, tmp_path, 
     assert "\n" not in str(error.value)
 
 
-def test_other_models_prompts_or_formats_are_other_runs(both, tmp_path, whole):
+def test_other_models_prompts_and_formats_are_other_runs(both, tmp_path, whole):
     (tmp_path / "run.json").write_bytes(whole["folder"]["run.json"])
     pipe, clip = both
     configured = replace(pipe, config=replace(pipe.config, sampling=replace(pipe.config.sampling, text_scale=3.0)))
     for said, call in {
-        "with painter ": lambda: make(small_pipeline(4, seed=9), clip, PROMPTS, FEW, tmp_path),
-        "with painter's config": lambda: make(configured, clip, PROMPTS, FEW, tmp_path),
+        "with text2image ": lambda: make(small_pipeline(4, seed=9), clip, PROMPTS, FEW, tmp_path),
+        "with text2image_config ": lambda: make(configured, clip, PROMPTS, FEW, tmp_path),
         "with clip ": lambda: make(pipe, randomise(small_clip(), 1), PROMPTS, FEW, tmp_path),
         "with prompts": lambda: make(*both, PROMPTS[:3], FEW, tmp_path),
         'with format "folder", this': lambda: make(*both, PROMPTS, FEW, tmp_path, form="webdataset"),
@@ -432,21 +311,6 @@ def test_other_models_prompts_or_formats_are_other_runs(both, tmp_path, whole):
         make(*both, PROMPTS, FEW, tmp_path)
 
 
-def test_the_number_of_threads_is_the_runs(both, tmp_path, monkeypatch):
-    """Whoever goes on without saying a number takes that of run.json, for as long as a unit takes."""
-    threads, seen = [5], []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    anyhow = replace(FEW, threads=None, samples=1)
-    next(make(*both, PROMPTS[:2], anyhow, tmp_path))
-    threads[:] = [3]
-    how = {"on_step": lambda _: seen.append(threads[-1])}
-    assert made(both, tmp_path, anyhow, PROMPTS[:2], **how) == ["0000001"]
-    assert set(seen) == {5} and threads[-1] == 3
-    with pytest.raises(ValueError, match="threads 5, this one has 3"):
-        make(*both, PROMPTS[:2], replace(anyhow, threads=3), tmp_path)
-
-
 # prompts, settings
 
 
@@ -456,7 +320,7 @@ def table(tmp_path: Path, *rows, name="prompts.jsonl") -> Path:
     return tmp_path / name
 
 
-def test_prompts_are_numbered_by_place_or_bring_their_ids(tmp_path):
+def test_ids_are_row_numbers_unless_the_rows_have_ids(tmp_path):
     assert read_prompts(table(tmp_path, *ROWS[:2], "", *ROWS[2:])) == PROMPTS
     own = [{"caption": "a", "edit": "b", "output": "c", "id": i, "temperature": 0.7} for i in (12, 3)]
     expected = [{"input": "a", "edit": "b", "output": "c", "temperature": 0.7, "id": i} for i in (12, 3)]
@@ -475,13 +339,13 @@ def test_prompts_are_numbered_by_place_or_bring_their_ids(tmp_path):
         ([ROWS[0], {"input": "a", "edit": "b"}], "line 2: 'output' is missing"),
         ([{"input": "a", "edit": " ", "output": "c"}], "line 1: 'edit' is \" \"; expected a text"),
         ([{"input": 3, "edit": "b", "output": "c"}], "line 1: 'input' is 3; expected a text"),
-        ([ROWS[0], ROWS[0] | {"id": 1}], "line 2: 'id' is there; all rows bring one, or none"),
-        ([ROWS[0] | {"id": 1}, ROWS[0]], "line 2: 'id' is missing; all rows bring one, or none"),
+        ([ROWS[0], ROWS[0] | {"id": 1}], "line 2: 'id' is there; expected it in all rows or in none"),
+        ([ROWS[0] | {"id": 1}, ROWS[0]], "line 2: 'id' is missing; expected it in all rows or in none"),
         ([ROWS[0] | {"id": 1}, ROWS[0] | {"id": 1}], "line 2: 'id' 1 is that of line 1 too"),
         ([ROWS[0] | {"id": -1}], "line 1: 'id' is -1; expected a whole number, 0 or more"),
         ([ROWS[0] | {"id": True}], "line 1: 'id' is True"),
-        (['{"input": "\\ud800", "edit": "b", "output": "c"}'], "line 1: 'input' holds half of a letter"),
-        (['{"input": "a", "edit": "b", "output": "c", "by": ["\\ud800"]}'], "line 1: holds half a character"),
+        (['{"input": "\\ud800", "edit": "b", "output": "c"}'], "line 1: 'input' holds half a character"),
+        (['{"input": "a", "edit": "b", "output": "c", "by": ["\\ud800"]}'], "line 1: contains half a character"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, lines, said):
@@ -502,19 +366,19 @@ def test_a_malformed_line_is_named(tmp_path, lines, said):
         ({"scale": (1, float("inf"))}, "scale 1,inf: expected numbers 0 or more"),
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"picture": "gif"}, "unknown picture 'gif'"),
-        ({"stop_after": 2, "unit_samples": 2}, "stop after 2 goes with whole prompts"),
+        ({"independent_noise": True}, "images from independent noise share nothing; expected share 0"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong, said):
+def test_impossible_settings_are_refused(wrong, said):
     with pytest.raises(ValueError) as error:
         replace(FEW, **wrong)
     assert said in str(error.value)
 
 
-def test_mistakes_are_told_before_anything_is_made(both, pipe, tmp_path):
+def test_mistakes_are_reported_before_anything_is_made(both, pipe, tmp_path):
     out = tmp_path / "out"
     for said, call in {
-        "cannot paint": lambda: make(pipe, both[1], PROMPTS, FEW, out),
+        "'text-to-image' is needed": lambda: make(pipe, both[1], PROMPTS, FEW, out),
         "multiples of 8": lambda: make(*both, PROMPTS, replace(FEW, size=33), out),
         "unknown format 'zip'": lambda: make(*both, PROMPTS, FEW, out, form="zip"),
         "shard 2 of 2": lambda: make(*both, PROMPTS, FEW, out, shard=(2, 2)),
@@ -524,54 +388,3 @@ def test_mistakes_are_told_before_anything_is_made(both, pipe, tmp_path):
         with pytest.raises(ValueError, match=said):
             call()
     assert not out.exists()
-
-
-# killed
-
-
-KILLED = replace(FEW, samples=2, batch_pairs=1, steps=1)
-MANY = [ROWS[i % 2] | {"id": i} for i in range(8)]
-
-
-def slow_run(out: str, form: str) -> None:
-    """A run that dawdles in between and while it writes, so that it is met in the middle of everything."""
-    put, rest = units.put, 0.01
-
-    def slow_put(path: Path, data: bytes) -> None:
-        put(path, data[:10])
-        time.sleep(rest)
-        put(path, data)
-        time.sleep(rest)
-
-    units.put = slow_put
-    made(models(), Path(out), KILLED, MANY, form=form, patience=1.0, on_step=lambda _: time.sleep(rest))
-
-
-def test_twenty_kills_at_random_moments_lose_nothing(both, tmp_path, monkeypatch):
-    """Resumed each time, the set is that of an uninterrupted run, byte for byte, and nothing else lies there."""
-    context, rng, kills = multiprocessing.get_context("forkserver"), random.Random(4), 0
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    context.set_forkserver_preload([__name__])  # imports wait once, not twenty times
-    expected = {}
-    for form in units.FORMATS:
-        made(both, tmp_path / form, KILLED, MANY, form=form)
-        expected[form] = contents(tmp_path / form)
-    for run in range(100):
-        form = units.FORMATS[run % 2]
-        out, alive = tmp_path / f"{run}", True
-        while alive and kills < 20:
-            process = context.Process(target=slow_run, args=(str(out), form))
-            process.start()
-            while not (out / "run.json").exists() and process.is_alive():
-                time.sleep(0.005)
-            process.join(rng.uniform(0.02, 0.4))
-            alive = process.is_alive()
-            process.kill()
-            process.join()
-            assert process.exitcode in (0, -9)
-            kills += process.exitcode == -9
-        made(both, out, KILLED, MANY, form=form, patience=1.0)
-        assert contents(out) == expected[form]
-        if kills >= 20:
-            break
-    assert kills == 20

@@ -1,4 +1,4 @@
-"""Editing as a whole, on small random networks: what comes back, what it depends on, and what is refused."""
+"""Editing on small random networks: what it returns, what it depends on, and what it refuses."""
 
 import math
 from dataclasses import replace
@@ -6,32 +6,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import small_config, small_pipeline
+from conftest import difference, small_config, small_pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import minip2p
 from minip2p import loading
-from minip2p.config import CLIPConfig, VisionConfig, override
+from minip2p.config import CLIPConfig, VisionConfig, kind_of, override
 from minip2p.control.run import AtSites, Control
 from minip2p.data.images import ImageError, to_tensor
 from minip2p.diffusion import SAMPLERS
 from minip2p.models.clip import CLIP
 from minip2p.nn.blocks import Upsample
 from minip2p.text.bpe import BPE
+from minip2p.text.learn import learn_bpe
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference over largest value."""
-    return float((a - b).abs().max() / b.abs().max())
-
-
-# What comes back
+# Outputs
 
 
 def test_the_three_outputs_agree(pipe):
@@ -65,7 +61,7 @@ def test_an_empty_instruction_returns_the_fitted_picture(pipe, text):
     assert some[0].tobytes() == some[2].tobytes() == fitted.tobytes() != some[1].tobytes()
 
 
-# What it depends on
+# Dependence
 
 
 def test_scales_left_out_are_the_models(pipe):
@@ -73,7 +69,7 @@ def test_scales_left_out_are_the_models(pipe):
     other = replace(pipe, config=replace(pipe.config, sampling=sampling))
     a = other.edit(picture(), "x", steps=2, output="latent")
     assert torch.equal(a, pipe.edit(picture(), "x", steps=2, output="latent", text_scale=3.0, image_scale=1.25))
-    assert apart(a, pipe.edit(picture(), "x", steps=2, output="latent")) > 1e-2
+    assert difference(a, pipe.edit(picture(), "x", steps=2, output="latent")) > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -81,17 +77,17 @@ def test_scales_left_out_are_the_models(pipe):
 )
 def test_every_setting_matters(pipe, changed):
     common = {"steps": 3, "output": "latent"}
-    assert apart(pipe.edit(picture(), "x", **common | changed), pipe.edit(picture(), "x", **common)) > 1e-3
+    assert difference(pipe.edit(picture(), "x", **common | changed), pipe.edit(picture(), "x", **common)) > 1e-3
 
 
 def test_text_and_picture_matter(pipe):
     a = pipe.edit(picture(), "x", steps=2, output="latent")
-    assert apart(pipe.edit(picture(), "make it night", steps=2, output="latent"), a) > 1e-3
-    assert apart(pipe.edit(picture(seed=1), "x", steps=2, output="latent"), a) > 1e-3
+    assert difference(pipe.edit(picture(), "make it night", steps=2, output="latent"), a) > 1e-3
+    assert difference(pipe.edit(picture(seed=1), "x", steps=2, output="latent"), a) > 1e-3
 
 
 def test_an_item_does_not_depend_on_its_batch(pipe):
-    """Sizes, texts, scales and seeds mixed: alone and in a list bit for bit, sharing the UNet's calls to rounding."""
+    """Sizes, texts, scales and seeds mixed: bit-equal alone and in a list, equal to rounding when batched."""
     pictures = [picture(60, 40, 0), picture(40, 60, 1), picture(60, 40, 2), picture(60, 40, 3)]
     texts, seeds, scales = ["x", "make it night", "", "x"], [5, 0, 1, 2**40], [7.5, 1.0, 2.0, 3.0]
     alone = [
@@ -101,7 +97,7 @@ def test_an_item_does_not_depend_on_its_batch(pipe):
     common = {"seed": seeds, "text_scale": scales, "steps": 4, "output": "latent"}
     assert all(map(torch.equal, pipe.edit(pictures, texts, **common), alone))
     for together, one in zip(pipe.edit(pictures, texts, **common, batch_size=4), alone, strict=True):
-        assert apart(together, one) < 1e-5
+        assert difference(together, one) < 1e-5
     turned = pipe.edit(pictures[::-1], texts[::-1], **common | {"seed": seeds[::-1], "text_scale": scales[::-1]})
     assert all(map(torch.equal, turned[::-1], alone))
 
@@ -118,7 +114,7 @@ def test_lists_meet_single_values(pipe):
 
 def test_low_memory_gives_the_same(pipe):
     a, b = (pipe.edit(picture(), "x", steps=3, output="latent", low_memory=low) for low in (False, True))
-    assert apart(b, a) < 1e-5
+    assert difference(b, a) < 1e-5
 
 
 def test_equal_scales_run_two_rows_and_ones_run_one(pipe):
@@ -129,7 +125,7 @@ def test_equal_scales_run_two_rows_and_ones_run_one(pipe):
         return pipe.unet(z, *args, **kwargs)
 
     spy = replace(pipe)
-    spy.denoiser.unet = counted
+    spy.denoiser.network = counted
     for scales in ((7.5, 1.5), (7.5, 1.0), (1.5, 1.5), (1.0, 1.0)):
         spy.edit(picture(), "x", text_scale=scales[0], image_scale=scales[1], steps=1)
     spy.edit(picture(), "x", steps=1, low_memory=True)
@@ -142,7 +138,7 @@ def test_every_sampler_ends_finite(pipe, sampler, steps):
     assert pipe.edit(picture(), "x", sampler=sampler, steps=steps, output="latent").isfinite().all()
 
 
-def test_progress_is_told(pipe):
+def test_on_step_is_called_after_every_step(pipe):
     told = []
     pipe.edit([picture(), picture(40, 60), picture()], ["x", "x", ""], steps=3, on_step=told.append)
     assert [(p.done, p.total) for p in told] == [(i + 1, 6) for i in range(6)]
@@ -160,7 +156,7 @@ def test_a_control_reaches_the_network(pipe):
     class Count(Control, AtSites):
         calls = 0
 
-        def at(self, sigma, branches, b):
+        def for_call(self, sigma, branches, b):
             assert (branches, b) == ((0, 1, 2), 1)
             return self if sigma > 1 else None
 
@@ -175,7 +171,7 @@ def test_a_control_reaches_the_network(pipe):
     assert control.calls == sites * above > 0
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -193,7 +189,7 @@ def test_a_control_reaches_the_network(pipe):
         ({"sampler": "magic"}, "unknown sampler 'magic'; there are ddpm, ddim"),
         ({"spacing": "wide"}, "unknown spacing 'wide'; there are linspace, leading, karras"),
         ({"fit": "squeeze"}, "unknown fit 'squeeze'; there are crop"),
-        ({"output": "jpeg"}, "unknown output 'jpeg'; there are pil"),
+        ({"output": "jpeg"}, "output 'jpeg': expected pil or tensor or latent"),
         ({"resolution": 0}, "resolution 0"),
         ({"batch_size": 0}, "batch size 0"),
         ({"image": [picture()] * 2, "seed": [1, 2, 3]}, "unequal length: picture has 2, seed has 3"),
@@ -201,7 +197,7 @@ def test_a_control_reaches_the_network(pipe):
         ({"image": "nowhere.png"}, "nowhere.png: no such file"),
     ],
 )
-def test_what_means_nothing_is_refused_in_the_users_words(pipe, bad, words):
+def test_invalid_options_are_refused_in_one_line(pipe, bad, words):
     with pytest.raises(ValueError) as error:
         pipe.edit(**{"image": picture(), "instruction": "x"} | bad)
     assert words in str(error.value) and "\n" not in str(error.value)
@@ -215,8 +211,37 @@ def test_the_spacing_is_that_of_the_noise_levels(pipe):
     assert levels != pytest.approx(pipe.denoiser.schedule.sigmas_for(4)[:-1].tolist())
 
 
-def test_a_painter_cannot_edit():
-    with pytest.raises(ValueError, match="4 channels.*InstructPix2Pix.*convert --widen"):
+@pytest.mark.parametrize(
+    "inputs, kind",
+    [(4, "text-to-image"), (8, "editor"), (9, "inpainting"), (5, "depth"), (7, "denoiser with 7 inputs")],
+)
+def test_a_model_is_named_as_what_it_is(inputs, kind):
+    config = small_config(inputs)
+    assert kind_of(config) == kind
+    pipe = small_pipeline(inputs)
+    assert pipe.kind == kind and kind in repr(pipe)
+    for wanted in ("editor", "text-to-image"):
+        if wanted == kind:
+            pipe.require(wanted)
+        else:
+            with pytest.raises(ValueError, match=f"kind '{kind}'.* {inputs} input channels.*'{wanted}' is needed"):
+                pipe.require(wanted)
+
+
+def test_sampler_options_reach_the_sampler(pipe):
+    common = {"steps": 3, "output": "latent"}
+    plain = pipe.edit(picture(), "x", sampler="ddim", **common)
+    assert torch.equal(pipe.edit(picture(), "x", sampler="ddim", sampler_options={"eta": 0.0}, **common), plain)
+    noisy = pipe.edit(picture(), "x", sampler="ddim", sampler_options={"eta": 1.0}, **common)
+    assert difference(noisy, plain) > 1e-3
+    assert difference(noisy, pipe.edit(picture(), "x", sampler="euler_ancestral", **common)) < 1e-4
+    for sampler, has in (("ddim", "eta"), ("euler", "none")):
+        with pytest.raises(ValueError, match=f"sampler {sampler} has no option 'rho'; it has {has}"):
+            pipe.edit(picture(), "x", sampler=sampler, sampler_options={"rho": 7}, **common)
+
+
+def test_a_text2image_cannot_edit():
+    with pytest.raises(ValueError, match="kind 'text-to-image'.* 4 input channels.*InstructPix2Pix.*convert --widen"):
         small_pipeline(in_channels=4).edit(picture(), "x")
 
 
@@ -232,7 +257,7 @@ def test_any_text_scale_and_seed_give_a_picture(pipe, text, steps, text_scale, i
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return BPE.learn(["make it night", "a red boat"], vocab_size=380, max_length=16)
+    return learn_bpe(["make it night", "a red boat"], vocab_size=380, max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +276,7 @@ def test_saved_and_loaded_it_edits_the_same(ours):
     assert again.config == pipe.config and again.tokenizer == pipe.tokenizer and again.provenance == pipe.provenance
     assert again.fingerprint == pipe.fingerprint and not again.unet.training
     a, b = (each.edit(picture(), "make it night", steps=3, output="latent") for each in (pipe, again))
-    assert apart(b, a) < 1e-5  # fused upsampling and another memory layout round otherwise
+    assert difference(b, a) < 1e-5  # fused upsampling and another memory layout round otherwise
 
 
 @pytest.mark.parametrize("layout", ["minip2p", "original", "diffusers"])
@@ -267,7 +292,9 @@ def test_a_loaded_pipeline_is_saved_bit_for_bit(ours, layout, tmp_path):
 
 
 def test_what_is_loaded_for_training_has_gradients_and_nothing_fused(ours):
-    upsamplers = lambda pipe: [m for m in pipe.unet.modules() if isinstance(m, Upsample)]
+    def upsamplers(pipe):
+        return [m for m in pipe.unet.modules() if isinstance(m, Upsample)]
+
     to_run, to_train = minip2p.load(ours[1]), minip2p.load(ours[1], inference=False)
     assert all(m.fused is not None for m in upsamplers(to_run))
     assert all(m.fused is None for m in upsamplers(to_train))
@@ -303,7 +330,7 @@ def test_bfloat16_runs_where_the_cpu_has_it(ours):
 
 def test_what_cannot_be_loaded_is_refused(ours, tmp_path, monkeypatch):
     pipe, path = ours
-    with pytest.raises(ValueError, match="tokenizer of 49408 tokens, 77 a text"):
+    with pytest.raises(ValueError, match="tokenizer has 49408 tokens"):
         minip2p.load(path, tokenizer=BPE.clip())
     with pytest.raises(ValueError, match="load reads it"):
         minip2p.load_clip(path)
@@ -319,7 +346,7 @@ def test_what_cannot_be_loaded_is_refused(ours, tmp_path, monkeypatch):
         minip2p.load(path, dtype=torch.float16)
     with pytest.raises(FileNotFoundError, match="no shipped weights 'nobody'"):
         minip2p.shipped("nobody")
-    with pytest.raises(ValueError, match="only a BPE tokenizer"):
+    with pytest.raises(ValueError, match="cannot save a tokenizer"):
         minip2p.save(small_pipeline(), tmp_path / "x.safetensors")
     monkeypatch.setattr(loading, "cpu_flags", lambda: {"avx2", "fma"})
     with pytest.raises(ValueError, match="bfloat16 is 8 times slower"):

@@ -1,39 +1,29 @@
-"""Precomputed sets: what the autoencoder makes of each crop, whoever made it and however often it was stopped."""
+"""Sets of latents: what the autoencoder gives for each crop, by any process, and training on them."""
 
-import errno
 import io
 import json
-import multiprocessing
-import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
 import tarfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import small_config, small_pipeline
+from conftest import contents, small_config, small_pipeline
 from PIL import Image
-from test_cli import here, weights  # noqa: F401 (fixtures are taken by name)
-from test_pairs import contents
 
 from minip2p.cli import main
 from minip2p.data.edits import Edits, open_edits, split
 from minip2p.data.images import to_tensor
 from minip2p.data.latents import Latents
-from minip2p.datagen import precompute as module
 from minip2p.datagen.precompute import Settings, crops_of, encode_unit, precompute
 from minip2p.training.config import DiffusionTraining, TrainConfig
-from minip2p.training.examples import Example, Mixture, Stored
-from minip2p.training.pairs import PairsStage, open_set, read_groups
+from minip2p.training.data import Example, LatentDataset, Mixture
+from minip2p.training.pairs import open_set, pairs_stage, read_groups
 
-ROOT = Path(__file__).parent.parent
 FEW = Settings(size=32, resize=(32, 40), crops=2, unit=3, batch=5)
 ONE = replace(FEW, crops=1, flips=False, unit=16)
 TEXTS = ["make it night", "", "färbe es blau 🏠", "make it night", " add\ta\nboat ", "🏳️‍🌈", "x" * 3000]
@@ -72,7 +62,7 @@ def edits(data) -> Edits:
 
 def made(pipe, edits: Edits, out: Path, given: Settings = FEW, **how) -> list[str]:
     mark = read_groups(edits, how.get("skip_broken", False))[1]
-    return [unit.name for unit in precompute(pipe.vae, edits, given, out, data=mark, **how)]
+    return [unit.name.removesuffix(".tar") for unit in precompute(pipe.vae, edits, given, out, data=mark, **how)]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +104,7 @@ def test_each_array_is_the_posterior_of_its_crop(pipe, edits, flips, crops, batc
             torch.testing.assert_close(torch.from_numpy(stored).float(), expected, rtol=2e-3, atol=2e-4)
 
 
-def test_crops_of_a_pair_are_the_same_for_ever_and_no_others():
+def test_the_crops_of_a_pair_never_change():
     given = Settings()
     first = crops_of("0000012/7", given)[0]
     assert (first.side, first.left, first.top, first.flip) == (271, 0.1092151584049672, 0.1816094674590618, False)
@@ -125,7 +115,7 @@ def test_crops_of_a_pair_are_the_same_for_ever_and_no_others():
 
 
 def test_tars_are_read_as_webdataset_reads_them(whole, edits):
-    """KEY.json and KEY.npy of one sample follow each other, by any reader of numpy's files."""
+    """KEY.json and KEY.npy of one sample follow each other, as numpy reads files."""
     numbers = []
     for tar in sorted(whole.glob("*.tar")):
         with tarfile.open(tar) as file:
@@ -148,7 +138,7 @@ def test_tars_are_read_as_webdataset_reads_them(whole, edits):
     assert latents.instructions == [text.strip() for text in TEXTS] and latents.variants == 4
 
 
-def test_half_letters_in_a_text_do_not_stop_it(pipe, tmp_path):
+def test_lone_surrogates_in_a_text_are_kept(pipe, tmp_path):
     edits = open_edits(write_set(tmp_path / "data", ["half \ud83c"]))
     assert made(pipe, edits, tmp_path / "out", ONE) == ["00000000"]
     assert Latents.open(tmp_path / "out").instructions == ["half \ud83c"]
@@ -166,7 +156,7 @@ def config_of(*paths: Path, **changes) -> DiffusionTraining:
 class Cropped:
     """The crops of a precomputed set as pictures."""
 
-    stored: Stored
+    stored: LatentDataset
     edits: Edits
 
     def __len__(self) -> int:
@@ -179,14 +169,14 @@ class Cropped:
 
 
 def test_the_loss_and_its_gradient_are_those_of_encoding_the_same_crops(edits, whole):
-    stage = PairsStage(config_of(whole), small_pipeline())
-    (stored,) = stage.examples.sets
-    pictures = Mixture(sets=[Cropped(stored, edits)], shares=[1.0], seed=0)
+    stage = pairs_stage(config_of(whole), small_pipeline())
+    (stored,) = stage.data.examples.sets
+    pictures = Mixture(sets=[Cropped(stored, edits)], weights=[1.0], seed=0)
     for step in (0, 5):
-        stage.examples, found = Mixture(sets=[stored], shares=[1.0], seed=0), []
-        for examples in (stage.examples, pictures):
-            stage.examples = examples
-            batch = stage.batch(step)
+        found = []
+        for examples in (Mixture(sets=[stored], weights=[1.0], seed=0), pictures):
+            stage.data = replace(stage.data, examples=examples)
+            batch = stage.data.batch(step)
             losses = stage.losses(stage.module, batch)
             gradients = torch.autograd.grad(losses.mean(), list(stage.module.parameters()), allow_unused=True)
             found.append((batch, losses, torch.cat([g.flatten() for g in gradients if g is not None])))
@@ -200,9 +190,9 @@ def test_the_loss_and_its_gradient_are_those_of_encoding_the_same_crops(edits, w
 def test_the_posterior_is_sampled_anew_in_each_epoch(pipe, edits, tmp_path):
     """Of one crop there is one mean and one deviation, and in each epoch another draw, on which the loss depends."""
     made(pipe, edits, tmp_path, ONE)
-    stage = PairsStage(config_of(tmp_path, dropout=0.0, noise_power=1.0), small_pipeline())
-    n = len(stage.examples.sets[0])
-    batches = [stage.batch(step, range(stage.config.train.batch_size)) for step in range(3 * n)]
+    stage = pairs_stage(config_of(tmp_path, dropout=0.0, timestep_power=1.0), small_pipeline())
+    n = len(stage.data.examples.sets[0])
+    batches = [stage.data.batch(step, range(stage.config.train.batch_size)) for step in range(3 * n)]
     rows = {}
     for batch in batches:
         for text, latents, draw in zip(batch.texts, batch.latents, batch.posterior, strict=True):
@@ -218,13 +208,15 @@ def test_the_posterior_is_sampled_anew_in_each_epoch(pipe, edits, tmp_path):
 
 
 def test_all_variants_are_seen(whole):
-    stage = PairsStage(config_of(whole), small_pipeline())
-    (stored,) = stage.examples.sets
-    seen = {stage.examples.example(i, np.random.default_rng(i), 0)[0].latents.numpy().tobytes() for i in range(400)}
+    stage = pairs_stage(config_of(whole), small_pipeline())
+    (stored,) = stage.data.examples.sets
+    seen = {
+        stage.data.examples.example(i, np.random.default_rng(i), 0)[0].latents.numpy().tobytes() for i in range(400)
+    }
     assert len(seen) == 4 * len(stored)
 
 
-def test_pairs_fall_to_the_same_splits_as_pictures_do(pipe, tmp_path):
+def test_latents_and_images_are_split_alike(pipe, tmp_path):
     data = write_set(tmp_path / "data", [f"edit {i}" for i in range(64)], [(32, 33)])
     edits, config = open_edits(data), config_of(held_out=64)
     made(pipe, edits, tmp_path / "all", ONE)
@@ -241,16 +233,16 @@ def test_pairs_fall_to_the_same_splits_as_pictures_do(pipe, tmp_path):
     assert [each.text for each in kept] == [f"edit {i}" for i in val[1:]]
 
 
-def test_sets_of_both_kinds_are_refused_at_once(pipe, data, whole, edits, tmp_path):
+def test_images_and_latents_cannot_be_mixed(pipe, data, whole, edits, tmp_path):
     for held_out in (0, 3):
-        with pytest.raises(ValueError, match=f"^{data}: pictures and precomputed sets cannot be mixed; precompute it"):
-            PairsStage(config_of(whole, data, held_out=held_out), pipe)
+        with pytest.raises(ValueError, match=f"^{data}: images and precomputed sets cannot be mixed; precompute it"):
+            pairs_stage(config_of(whole, data, held_out=held_out), pipe)
     made(pipe, edits, tmp_path, ONE)
-    stage = PairsStage(config_of(whole, tmp_path, shares=(3.0, 1.0)), small_pipeline())
-    assert stage.batch(0).latents.shape == (7, 3, 4, 8, 8)
+    stage = pairs_stage(config_of(whole, tmp_path, weights=(3.0, 1.0)), small_pipeline())
+    assert stage.data.batch(0).latents.shape == (7, 3, 4, 8, 8)
 
 
-# Whoever makes it
+# Engines
 
 
 def test_shards_and_order_change_no_byte(edits, whole, tmp_path):
@@ -258,73 +250,13 @@ def test_shards_and_order_change_no_byte(edits, whole, tmp_path):
         out = tmp_path / f"{len(shards)}"
         for shard in shards:
             making = precompute(small_pipeline().vae, edits, FEW, out, data=read_groups(edits, False)[1], shard=shard)
-            next(making)
-            making.close()
+            next(making.units)
+            making.units.close()
         made(small_pipeline(), edits, out)
         assert contents(out) == contents(whole)
 
 
-SLOW = replace(FEW, crops=1, unit=1)
-
-
-def slow_run(data: str, out: str) -> None:
-    """A run that dawdles in between and while it writes, so that it is met in the middle of everything."""
-    put, rest = module.put, 0.02
-
-    def slow_put(path: Path, data: bytes) -> None:
-        put(path, data[:600])
-        time.sleep(rest)
-        put(path, data)
-        time.sleep(rest)
-
-    module.put = slow_put
-    made(small_pipeline(), open_edits(data), Path(out), SLOW, patience=1.0)
-
-
-def test_ten_kills_at_random_moments_lose_nothing(pipe, data, edits, tmp_path, monkeypatch):
-    """Resumed each time, the set is that of an uninterrupted run, byte for byte, and nothing else lies there."""
-    context, rng, kills = multiprocessing.get_context("forkserver"), random.Random(4), 0
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    context.set_forkserver_preload([__name__])  # imports wait once, not ten times
-    made(pipe, edits, tmp_path / "whole", SLOW)
-    for run in range(100):
-        out, alive = tmp_path / f"{run}", True
-        while alive and kills < 10:
-            process = context.Process(target=slow_run, args=(str(data), str(out)))
-            process.start()
-            while not (out / "precomputed.json").exists() and process.is_alive():
-                time.sleep(0.005)
-            process.join(rng.uniform(0.02, 0.4))
-            alive = process.is_alive()
-            process.kill()
-            process.join()
-            assert process.exitcode in (0, -9)
-            kills += process.exitcode == -9
-        made(pipe, edits, out, SLOW, patience=1.0)
-        assert contents(out) == contents(tmp_path / "whole")
-        if kills >= 10:
-            break
-    assert kills == 10
-
-
 # What is wrong with it
-
-
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(pipe, edits, whole, tmp_path, monkeypatch):
-    put, written = module.put, []
-
-    def full(path: Path, data: bytes) -> None:
-        written.append(path)
-        if len(written) == 2:
-            put(path, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        put(path, data)
-
-    monkeypatch.setattr(module, "put", full)
-    with pytest.raises(OSError, match=r"cannot be written: no space left on device.*00000003\.tar") as error:
-        made(pipe, edits, tmp_path)
-    assert error.value.errno == errno.ENOSPC and set(contents(tmp_path)) == {"precomputed.json", "00000000.tar"}
-    assert made(pipe, edits, tmp_path) == ["00000003", "00000006"] and contents(tmp_path) == contents(whole)
 
 
 def test_a_tar_cut_anywhere_is_named(copy):
@@ -354,21 +286,23 @@ def test_a_tar_cut_after_it_was_opened_is_named(copy):
         latents.read(4, 1)
 
 
-def test_what_training_cannot_read_is_told_at_once(pipe, copy):
+def test_training_refuses_other_sizes_other_autoencoders_and_damaged_sets(pipe, copy):
     other = small_pipeline(seed=9)
     for said, config, networks in (
         ("another autoencoder", config_of(copy), other),
         ("was precomputed at 32 pixels, not 64: --set size=32", config_of(copy, size=64, resize=(64, 72)), pipe),
     ):
         with pytest.raises(ValueError, match=said):
-            PairsStage(config, networks)
+            pairs_stage(config, networks)
     (copy / "00000006.tar").unlink()
-    with pytest.raises(ValueError, match="1 of 3 tars are not there yet; run minip2p precompute again"):
-        PairsStage(config_of(copy), pipe)
+    with pytest.raises(ValueError, match="1 of 3 tars are missing; run minip2p precompute again"):
+        pairs_stage(config_of(copy), pipe)
     for text in ("{", "[]", "{}"):
         (copy / "precomputed.json").write_text(text)
-        with pytest.raises(ValueError, match=r"precomputed\.json is damaged .*precompute the set again"):
-            PairsStage(config_of(copy), pipe)
+        with pytest.raises(
+            ValueError, match=r"precomputed\.json(: not JSON|: expected an object| lacks .*precompute the set again)"
+        ):
+            pairs_stage(config_of(copy), pipe)
 
 
 @pytest.mark.parametrize(
@@ -403,39 +337,27 @@ def command(data: Path | str, *words: str, output="out") -> list[str]:
 
 
 @pytest.fixture
-def alone(here, monkeypatch):  # noqa: F811
+def alone(here, monkeypatch):
     """A working directory with weights, and no torchrun around."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     return here
 
 
-RANK = """
-import sys
-from minip2p.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_two_ranks_at_once_make_what_one_process_makes(alone, data, capsys):
-    """Each reads its place from the environment, as torchrun gives it."""
-    words, ranks = ("--unit", "1", "--device", "cpu"), []
-    for rank in range(2):
-        env = os.environ | {"RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_RANK": f"{rank}", "PYTHONPATH": str(ROOT)}
-        line = [sys.executable, "-c", RANK, *command(data, *words, output="two")]
-        ranks.append(subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+def test_shards_make_what_one_process_makes_and_print_how_much(alone, data, capsys):
+    words = ("--unit", "1", "--device", "cpu")
     assert main(command(data, *words, output="one")) == 0
     said = capsys.readouterr().out
-    assert said.startswith("one: 7 pairs in 4 variants in ") and "pictures/s)" in said
-    told = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], told
+    assert said.startswith("one: 7 pairs in ") and "pairs/s)" in said
+    for shard, pairs in (("2/2", 3), ("1/2", 4)):
+        assert main(command(data, *words, "--shard", shard, output="two")) == 0
+        assert capsys.readouterr().out.startswith(f"two: {pairs} pairs in ")
     assert contents(Path("one")) == contents(Path("two"))
-    assert sum(int(out.split()[1]) for out, _ in told) in (7, 8), "the last unit may be made twice"
     assert main(command(data, *words, output="one")) == 0
-    assert "one: 0 pairs" in capsys.readouterr().out, "there is nothing left to do"
+    assert "one: nothing to do" in capsys.readouterr().out
 
 
-def test_broken_pictures_are_named_and_left_out_only_where_that_is_asked_for(alone, capsys):
+def test_broken_images_are_an_error_or_with_skip_broken_left_out(alone, capsys):
     data = write_set(Path("data"))
     (data / "0000004" / "11_1.png").write_bytes((data / "0000004" / "11_1.png").read_bytes()[:300])
     (data / "0000005" / "12_0.png").unlink()
@@ -445,7 +367,7 @@ def test_broken_pictures_are_named_and_left_out_only_where_that_is_asked_for(alo
     assert set(contents(Path("out"))) == {"precomputed.json", "00000000.tar"}
     assert main(command(data, "--skip-broken")) == 0
     out, err = capsys.readouterr()
-    assert "3 pairs in 4 variants" not in out and "out: 2 pairs in 4 variants" in out and "; 2 left out" in out
+    assert out.startswith("out: 2 pairs, 2 broken in ") and "1 of 3 units were finished before" in out
     told = out + err
     assert "left out: data/0000004/11_1.png" in told and "left out: data/0000005/12_0" in told
     latents = Latents.open(Path("out"))
@@ -460,23 +382,22 @@ def test_broken_pictures_are_named_and_left_out_only_where_that_is_asked_for(alo
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--output", "in.png"], "output in.png is a file; expected a folder"),
-        (["--crops", "0"], "crops 0: expected at least 1"),
-        (["--unit", "-1"], "unit -1: expected at least 1"),
-        (["--batch-size", "0"], "batch 0: expected at least 1"),
-        (["--resize", "31", "40"], "resize (31, 40): expected two sizes, from size 32 on"),
+        (["--output", "in.png"], "in.png: not a directory"),
+        (["--crops", "0"], "crops 0: expected a whole number, at least 1"),
+        (["--unit", "-1"], "unit -1: expected a whole number"),
+        (["--batch-size", "0"], "batch 0: expected a whole number"),
+        (["--resize", "31", "40"], "resize (31, 40): expected two sizes of at least the size 32"),
         (["--resize", "40", "36"], "resize (40, 36): expected two sizes"),
         (["--size", "30", "--resize", "30", "30"], "size 30: expected a multiple of"),
-        (["--seed", "-1"], "seed -1: expected at least 0"),
-        (["--patience", "0"], "patience 0: expected seconds"),
-        (["--size", "0"], "size 0: expected at least 1"),
-        (["--dtype", "bfloat16"], "dtype bfloat16: the autoencoder is run in float32, as training runs it"),
+        (["--seed", "-1"], "seed -1: expected a whole number, at least 0"),
+        (["--size", "0"], "size 0: expected a whole number, at least 1"),
+        (["--dtype", "bfloat16"], "dtype bfloat16: expected float32, in which training runs the autoencoder"),
         (["--shard", "3/2"], "--shard '3/2': expected I/N"),
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--data", "here", "--output", "./here"], "output here: expected another folder than that of the pairs"),
     ],
 )
-def test_mistakes_are_told_in_one_line(alone, data, capsys, words, said):
+def test_mistakes_are_one_line(alone, data, capsys, words, said):
     assert main(command(data, *words)) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1 and not Path("out").exists()
@@ -488,7 +409,9 @@ def test_a_folder_of_another_run_is_refused_in_one_line(alone, data, capsys):
     capsys.readouterr()
     assert main(command(data, "--crops", "3")) == 2
     error = capsys.readouterr().err
-    assert "out/precomputed.json tells of a run with crops 2, this one has 3" in error and len(error.splitlines()) == 1
+    assert (
+        "out/precomputed.json belongs to a run with crops 2, this one has 3" in error and len(error.splitlines()) == 1
+    )
     assert contents(Path("out")) == there
 
 
@@ -496,4 +419,4 @@ def test_a_precomputed_set_is_not_precomputed_again(alone, whole, capsys):
     for words in (command(whole), ["check", str(whole)]):
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert "is precomputed already" in error and len(error.splitlines()) == 1
+        assert "is precomputed: it holds latents" in error and len(error.splitlines()) == 1

@@ -1,13 +1,13 @@
-"""Sampling tokens: laws of the distribution and of the draw, texts that grow in batches, the writer that does it."""
+"""Sampling tokens: laws of the distribution and of the draw, texts that grow in batches, the language model."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers_language import small_language_model
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from test_llama import small_writer
 
 from minip2p.text.generate import Completion, Sampling, draw, generate, left_padded, next_distribution, nucleus
 
@@ -136,7 +136,7 @@ def test_penalties_count_what_was_drawn_and_not_the_prompt():
             return torch.tensor([0.3, 0.2, 0.1, 0.0]).expand(len(tokens), 4)
 
     sampling = replace(GREEDY, frequency_penalty=0.25, max_tokens=5)
-    (_, found), = generate(Flat(), [[0, 0, 0]], sampling, seeds=[0], eos=3, decode=letters)
+    ((_, found),) = generate(Flat(), [[0, 0, 0]], sampling, seeds=[0], eos=3, decode=letters)
     assert found.ids == (0, 1, 2, 0, 3)
 
 
@@ -145,17 +145,44 @@ def test_left_padding_is_counted():
     assert tokens.tolist() == [[9, 9, 1], [1, 2, 3]] and padding.tolist() == [2, 0]
 
 
-WRITER = small_writer()
+WRITER = small_language_model()
 PROMPTS = ["a red cat\n##\n", "", "make it night " * 3, "日本 é", "a"]
+
+
+class Uncached:
+    """Reads all tokens of every row again for each new one."""
+
+    def __init__(self, language_model, padding):
+        self.language_model, self.padding = language_model, padding
+        self.tokens = torch.empty((len(padding), 0), dtype=torch.long)
+
+    @torch.inference_mode()
+    def __call__(self, tokens):
+        self.tokens = torch.cat([self.tokens, tokens], dim=1)
+        model = self.language_model.model
+        states = model.states(self.tokens, None, self.padding if self.padding.any() else None)
+        return model.logits(states[:, -1])[:, : len(self.language_model.pieces)]
+
+    def keep(self, rows):
+        self.tokens, self.padding = self.tokens[list(rows)], self.padding[list(rows)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"window": 5}, {"kv_heads": 1, "tied": True}, {"kv_heads": 4}])
 @pytest.mark.parametrize("words", [{"temperature": 0}, {"temperature": 1.5, "top_p": 0.9}])
 def test_the_cache_changes_no_token(changes, words):
-    writer = small_writer(**changes)
+    language_model = small_language_model(**changes)
     sampling = Sampling(frequency_penalty=0.2, max_tokens=12, stop=("a",), **words)
-    found = [dict(writer.completions(PROMPTS, sampling, cached=cached)) for cached in (True, False)]
-    assert found[0] == found[1] and len(found[0]) == len(PROMPTS)
+    found = dict(language_model.completions(PROMPTS, sampling))
+    ids = [[language_model.config.bos, *language_model.pieces.encode(prompt)] for prompt in PROMPTS]
+    again = generate(
+        Uncached(language_model, left_padded(ids, language_model.config.eos)[1]),
+        ids,
+        sampling,
+        seeds=range(len(ids)),
+        eos=language_model.config.eos,
+        decode=language_model.pieces.decode,
+    )
+    assert found == dict(again) and len(found) == len(PROMPTS)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""The loop and its stages: what a step is, what is left behind, and that a stopped run continues to the same bits."""
+"""The loop and its stages: what a step computes, what a run writes, and that a resumed run ends with the same bits."""
 
 import json
 from dataclasses import replace
@@ -14,23 +14,26 @@ from torch import nn
 
 import minip2p
 from minip2p import checkpoints
-from minip2p.checkpoints.mapped import replace_file
-from minip2p.config import Config, PRESETS as MODELS, override
-from minip2p.cli.train import _make_pairs
+from minip2p.cli import main
+from minip2p.config import PRESETS as MODELS
+from minip2p.config import Config, override
 from minip2p.data.latents import Latents
-from minip2p.data.scenes import instructions, render, sample_edit
-from minip2p.datagen import miniature
+from minip2p.evaluation.metrics import Thresholds
+from minip2p.files import replace_file
 from minip2p.loading import shipped
 from minip2p.models.vae import AutoencoderKL
-from minip2p.training import loop, recipe
+from minip2p.tinyworld import miniature, recipe
+from minip2p.tinyworld.scenes import render, sample_edit
+from minip2p.tinyworld.training.datasets import REVERSED, encode_edits
+from minip2p.tinyworld.training.stages import STAGES
+from minip2p.tinyworld.wording import instructions
+from minip2p.training import loop, progress
+from minip2p.training.checkpoint_parts import write_parts
 from minip2p.training.config import TrainConfig
-from minip2p.training.diffusion import change
-from minip2p.training.draws import dropout, place
+from minip2p.training.diffusion import difference
 from minip2p.training.ema import EMA
-from minip2p.training.latents import BACKWARDS, encode_edits
-from minip2p.training.parts import write_parts
-from minip2p.training.presets import PRESETS
-from minip2p.training.recipe import make_stage, saved_config, start
+from minip2p.training.rng import conditioning_dropout, shuffled_index
+from minip2p.training.stages import saved_config, start
 
 FEW = (
     "train.steps=6",
@@ -43,27 +46,34 @@ FEW = (
 THIN = {
     "vae": ("model.widths=(8, 8, 8, 8)",),
     "clip": ("model.text.layers=1", "model.vision.layers=1"),
-    "reader": ("model.widths=(8, 8, 8)", "model.blocks=(0, 1, 1)", "decoded=3"),
+    "classifier": ("model.widths=(8, 8, 8)", "model.blocks=(0, 1, 1)", "decoded=3"),
     "editor": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
-    "painter": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
+    "text2image": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
     "language": (
-        "model.width=24", "model.layers=1", "model.heads=2", "model.kv_heads=1", "model.feed_forward=32", "length=40"
+        "model.width=24",
+        "model.layers=1",
+        "model.heads=2",
+        "model.kv_heads=1",
+        "model.feed_forward=32",
+        "length=40",
     ),
-    "writer": ("triplets=12", "epochs=2.0", "length=100"),
-}  # fmt: skip
-PICTURES = tuple(name for name in PRESETS if name not in ("language", "writer"))
-"""the stages that draw; test_training_writer.py has the others"""
+    "instructions": ("triplets=12", "epochs=2.0", "length=100"),
+}
+IMAGES = tuple(name for name in STAGES if name not in ("language", "instructions"))
+"""the stages on images; test_training_language.py has the others"""
+
+
 def same(a, b):
-    """Whether two batches are."""
+    """Whether two batches are equal."""
     return all(torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in zip(vars(a).values(), vars(b).values()))
 
 
-NEED_VAE = ("reader", "editor", "painter")
+NEED_VAE = ("classifier", "editor", "text2image")
 
 
 @pytest.fixture(scope="module")
 def vae_file(tmp_path_factory):
-    """A thin autoencoder of random weights."""
+    """A small autoencoder with random weights."""
     torch.manual_seed(0)
     config = replace(MODELS["tiny"].vae, widths=(8, 8, 8, 8))
     path = tmp_path_factory.mktemp("vae") / "vae.safetensors"
@@ -72,20 +82,29 @@ def vae_file(tmp_path_factory):
 
 
 def config_of(name, *words):
-    return override(PRESETS[name]["tiny"], *FEW, *THIN[name], *words)
+    return override(STAGES[name].presets["tiny"], *FEW, *THIN[name], *words)
 
 
-def finish(name, config, out, vae_file, **options):
+def begin(name, config, out, vae_file, **options):
     init_from = [vae_file] if name in NEED_VAE and not options.get("resume") else []
-    return list(start(name, config, out, init_from=init_from, **options))
+    return start(STAGES[name], config, out, init_from=init_from, **options)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+def finish(*args, **options):
+    return list(begin(*args, **options))
+
+
+def make_stage(name, config, out, init_from=()):
+    return STAGES[name].make(config, out, init_from, torch.device("cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
     config = config_of(name)
     finish(name, config, tmp_path / "whole", vae_file)
 
-    for log in start(name, config, tmp_path / "halves", init_from=[vae_file] if name in NEED_VAE else []):
+    for log in begin(name, config, tmp_path / "halves", vae_file):
         if log.step == 4:  # the state of step 3 is on disk; step 4 is lost
             break
     logs = finish(name, config, tmp_path / "halves", vae_file, resume=True)
@@ -98,25 +117,29 @@ def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path, vae_file):
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "halves/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_run_trains_and_leaves_what_it_says(name, tmp_path, vae_file):
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_run_trains_and_writes_its_files(name, tmp_path, vae_file):
     logs = finish(name, config_of(name), tmp_path, vae_file)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert len(lines) == len([log for log in logs if log.figures]) and lines[-2]["pictures"] == 24 and {"loss", "grad_norm", "lr"} <= set(lines[0])
-    assert saved_config(name, tmp_path) == config_of(name)
+    assert (
+        len(lines) == len([log for log in logs if log.figures])
+        and lines[-2]["items"] == 24
+        and {"loss", "grad_norm", "lr"} <= set(lines[0])
+    )
+    assert saved_config([STAGES[name]], tmp_path) == (STAGES[name], config_of(name))
     assert (tmp_path / "samples/000006.png").exists() and not list(tmp_path.glob("*.part"))
     state = torch.load(tmp_path / "state/00000006.pt", weights_only=True)
     assert not all(torch.equal(state["model"][k], state["ema"][k]) for k in state["model"]), "the average lags behind"
 
 
-def test_the_editor_that_is_left_edits(tmp_path, vae_file):
+def test_a_trained_editor_edits(tmp_path, vae_file):
     finish("editor", config_of("editor"), tmp_path, vae_file)
     pipe = minip2p.load(tmp_path / "model.safetensors")
     picture = pipe.edit(minip2p.data.images.from_tensor(torch.rand(3, 64, 64)), "make it night", steps=2)
     assert picture.size == (64, 64) and pipe.provenance["training"]["sources"] == 3
 
 
-def test_clip_that_is_left_compares(tmp_path, vae_file):
+def test_a_trained_clip_compares(tmp_path, vae_file):
     finish("clip", config_of("clip"), tmp_path, vae_file)
     clip = minip2p.load_clip(tmp_path / "model.safetensors")
     two = torch.rand(2, 3, 64, 64)
@@ -125,69 +148,74 @@ def test_clip_that_is_left_compares(tmp_path, vae_file):
     ] == [(2,)] * 4
 
 
-def test_the_recipe_makes_what_ships_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    thin = {name: {"tiny": config_of(name)} for name in PRESETS}
-    thin["editor"]["tiny"] = override(thin["editor"]["tiny"], "model.sampling.text_scale=3")
-    monkeypatch.setattr(recipe, "PRESETS", thin)
-    monkeypatch.setattr(recipe, "FROM_PAIRS", config_of("editor"))
+@pytest.mark.slow
+def test_the_recipe_trains_every_stage_and_continues_where_it_stopped(tmp_path, monkeypatch):
+    thin = {name: replace(spec, presets={"tiny": config_of(name)}) for name, spec in STAGES.items()}
+    editor = override(config_of("editor"), "model.sampling.text_scale=3")
+    thin["editor"] = replace(thin["editor"], presets={"tiny": editor})
+    monkeypatch.setattr(recipe, "STAGES", thin)
+    monkeypatch.setattr(recipe, "EDITOR_FROM_PAIRS", config_of("editor"))
     trained, asked = [], []
 
     def show(logs, steps, name):
         trained.extend((name, log.step) for log in logs if "loss" in log.figures)
 
-    def make_pairs(models):
-        assert all(path.is_file() for path in models.values())
-        asked.append(set(models))
+    def make_pairs(models, out, device):
+        assert all(models[name].is_file() for name in STAGES)
+        asked.append(out)
         if len(asked) == 1:
             rng = np.random.default_rng(0)
             write_pairs(tmp_path / "pairs", (sample_edit(rng) for _ in range(40)), lambda scene: render(scene, 64))
         return tmp_path / "pairs"
 
-    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)
-    assert trained == [(name, step) for name in (*PRESETS, "editor-from-pairs") for step in (2, 4, 6)]
-    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)
+    monkeypatch.setattr(recipe, "make_pairs", make_pairs)
+    models = recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
+    assert trained == [(name, step) for name in (*STAGES, "editor-from-pairs") for step in (2, 4, 6)]
+    recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
     assert len(trained) == 24, "what is finished is not trained again"
-    assert asked == 2 * [set(PRESETS)]
-    ships = {f"{name}.safetensors" for name in ("clip", "reader", "editor", "painter", "writer")}
+    ships = {f"{name}.safetensors" for name in ("clip", "classifier", "editor", "text2image", "instructions")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == ships
-    paired, painter = (minip2p.load(tmp_path / f"runs/{name}/model.safetensors") for name in ("editor-from-pairs", "painter"))
-    assert torch.equal(paired.vae.decoder.conv_out.weight, painter.vae.decoder.conv_out.weight)
-    assert paired.config.unet.in_channels == 2 * painter.config.unet.in_channels
+    paired, text2image = (minip2p.load(models[name]) for name in ("editor-from-pairs", "text2image"))
+    assert torch.equal(paired.vae.decoder.conv_out.weight, text2image.vae.decoder.conv_out.weight)
+    assert paired.config.unet.in_channels == 2 * text2image.config.unet.in_channels
     assert minip2p.load(tmp_path / "out/editor.safetensors").config.sampling.text_scale == 3
-    thin["vae"]["tiny"] = config_of("vae", "kl_weight=1.0")
-    with pytest.raises(ValueError, match="another recipe"):
-        recipe.rebuild(tmp_path / "out", tmp_path / "runs", show, make_pairs)
+    thin["vae"] = replace(thin["vae"], presets={"tiny": config_of("vae", "kl_weight=1.0")})
+    with pytest.raises(ValueError, match="another config"):
+        recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
 
 
+@pytest.mark.slow
 def test_the_recipes_pairs_are_made_by_its_own_models(tmp_path, monkeypatch):
-    """As `minip2p make-data` and `precompute` make them."""
-    small = replace(miniature.RECIPES["tiny"], captions=5, compared=1, compared_samples=1)
-    small = replace(small, painting=replace(small.painting, samples=2, steps=8, thresholds=miniature.ALL))
-    monkeypatch.setitem(miniature.RECIPES, "tiny", small)
+    take_all = Thresholds(image=-1.0, caption=-1.0, direction=-1.0)
+    small = miniature.Recipe(captions=5, compared=1, samples=2, steps=8, thresholds=take_all)
+    monkeypatch.setattr(miniature, "RECIPE", small)
     models = {}
-    for name in ("writer", "painter", "clip", "reader"):
+    for name in ("instructions", "text2image", "clip", "classifier"):
         models[name] = tmp_path / f"{name}.safetensors"
         models[name].write_bytes(shipped(name).read_bytes())
     opened, load = [], checkpoints.read
-    monkeypatch.setattr(checkpoints, "read", lambda path, *rest, **how: opened.append(Path(path)) or load(path, *rest, **how))
-    latents = Latents.open(_make_pairs(models, tmp_path / "data", "cpu"))
+    monkeypatch.setattr(
+        checkpoints, "read", lambda path, *more, **how: opened.append(Path(path)) or load(path, *more, **how)
+    )
+    latents = Latents.open(recipe.make_pairs(models, tmp_path / "data"))
     assert set(models.values()) <= set(opened) and not any(path.parent == shipped("clip").parent for path in opened)
-    assert len(latents) == 10 and latents.variants == 8 and latents.told["size"] == 64
+    assert len(latents) == 10 and latents.variants == 8 and latents.header["size"] == 64
 
 
-def test_the_bar_begins_where_a_stopped_run_went_on(monkeypatch):
+def test_the_bar_of_a_resumed_run_begins_at_its_first_step(monkeypatch):
     bars = []
 
-    class Bar(loop.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             bars.append(self)
 
-    monkeypatch.setattr(loop, "tqdm", Bar)
-    loop.progress(iter([loop.Log(4, {}), loop.Log(6, {"loss": 1.0})]), 6, "editor")
-    assert (bars[0].initial, bars[0].n) == (4, 6), "its rate counts this run's steps alone"
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    progress.show_progress(iter([loop.Log(4, {}), loop.Log(6, {"loss": 1.0})]), 6, "editor")
+    assert (bars[0].initial, bars[0].n) == (4, 6), "its speed counts this run's steps alone"
 
 
+@pytest.mark.slow
 def test_loss_falls(tmp_path, vae_file):
     config = config_of("editor", "train.steps=80", "train.learning_rate=3e-3", "train.warmup=5", "train.batch_size=16")
     losses = [log.figures["loss"] for log in finish("editor", config, tmp_path, vae_file) if "loss" in log.figures]
@@ -195,73 +223,78 @@ def test_loss_falls(tmp_path, vae_file):
 
 
 def test_the_editors_loss_is_the_denoisers(tmp_path, vae_file):
-    """v-prediction's error, weighted by where the pictures differ, written out."""
+    """The error of v, weighted where the images differ, written out."""
     stage = make_stage("editor", config_of("editor", "dropout=0.0"), tmp_path, [vae_file])
     nn.init.normal_(stage.module["unet"].conv_out.weight)
-    batch = stage.batch(0)
+    batch = stage.data.batch(0)
     loss, _ = stage.loss(stage.module, batch)
     sigma, (image, mean, std) = batch.sigma.float().reshape(-1, 1, 1, 1), batch.latents.unbind(1)
     scale = stage.pipe.config.vae.scaling_factor
     z0 = scale * (mean + std * batch.posterior)
     z = (z0 + sigma * batch.noise) / (sigma**2 + 1) ** 0.5
     text = stage.module["text"](stage.pipe.tokenizer(batch.texts))
-    f = stage.module["unet"](torch.cat([z, image], dim=1), stage.schedule.t(batch.sigma), text)
+    f = stage.module["unet"](torch.cat([z, image], dim=1), stage.data.schedule.t(batch.sigma), text)
     v = (batch.noise - sigma * z0) / (sigma**2 + 1) ** 0.5
-    assert torch.allclose(loss, ((1 + 3.0 * change(image, mean, scale)) * (f - v) ** 2).mean(), rtol=1e-5)
+    assert torch.allclose(loss, ((1 + 3.0 * difference(image, mean, scale)) * (f - v) ** 2).mean(), rtol=1e-5)
 
 
-def test_the_painters_loss_is_the_denoisers_and_its_captions_open_up(tmp_path, vae_file):
-    stage = make_stage("painter", config_of("painter", "told_in_full=2", "dropout=0.0"), tmp_path, [vae_file])
-    world, = stage.examples.sets
+def test_the_text2image_loss_is_the_denoisers_and_its_captions_open_up(tmp_path, vae_file):
+    stage = make_stage(
+        "text2image", config_of("text2image", "full_caption_steps=2", "dropout=0.0"), tmp_path, [vae_file]
+    )
+    (world,) = stage.data.examples.sets
     for step, full in ((1, True), (2, False)):
-        batch = stage.batch(step)
-        edits = [world.edits[place(0, 0, 4 * step + i, len(world))][0] for i in range(4)]
+        batch = stage.data.batch(step)
+        edits = [world.edits[shuffled_index(0, 0, 4 * step + i, len(world))][0] for i in range(4)]
         assert [text == edit.target.caption for text, edit in zip(batch.texts, edits, strict=True)] == [full] * 4
     loss, _ = stage.loss(stage.module, batch)
     sigma, (image, mean, std) = batch.sigma.float().reshape(-1, 1, 1, 1), batch.latents.unbind(1)
     scale = stage.pipe.config.vae.scaling_factor
     z0 = scale * (mean + std * batch.posterior)
     z = (z0 + sigma * batch.noise) / (sigma**2 + 1) ** 0.5
-    f = stage.module["unet"](z, stage.schedule.t(batch.sigma), stage.module["text"](stage.pipe.tokenizer(batch.texts)))
+    f = stage.module["unet"](
+        z, stage.data.schedule.t(batch.sigma), stage.module["text"](stage.pipe.tokenizer(batch.texts))
+    )
     v = (batch.noise - sigma * z0) / (sigma**2 + 1) ** 0.5
-    assert torch.allclose(loss, ((1 + 3.0 * change(image, mean, scale)) * (f - v) ** 2).mean(), rtol=1e-5)
+    assert torch.allclose(loss, ((1 + 3.0 * difference(image, mean, scale)) * (f - v) ** 2).mean(), rtol=1e-5)
 
 
-def test_the_painter_that_is_left_paints(tmp_path, vae_file):
-    finish("painter", config_of("painter"), tmp_path, vae_file)
+def test_a_trained_text2image_generates(tmp_path, vae_file):
+    finish("text2image", config_of("text2image"), tmp_path, vae_file)
     pipe = minip2p.load(tmp_path / "model.safetensors")
     assert pipe.generate("a red cat in the city at night", steps=2).size == (64, 64)
 
 
-def test_a_painter_reads_with_clips_text_tower(tmp_path, vae_file):
-    """But for its projection, which a painter's lacks."""
-    config = config_of("painter", "model.text.layers=3")
-    stage = make_stage("painter", config, tmp_path, [vae_file, minip2p.shipped("clip")])
+def test_a_text2image_reads_with_clips_text_tower(tmp_path, vae_file):
+    """Without the projection, which a text-to-image model does not have."""
+    config = config_of("text2image", "model.text.layers=3")
+    stage = make_stage("text2image", config, tmp_path, [vae_file, minip2p.shipped("clip")])
     theirs, mine = minip2p.load_clip().text.state_dict(), stage.module["text"].state_dict()
     assert set(theirs) - set(mine) == {"projection.weight"} and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
+@pytest.mark.slow
 def test_networks_are_compiled_where_asked(tmp_path, vae_file, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     for on in (False, True):
-        finish("painter", config_of("painter", f"train.compile={on}"), tmp_path / str(on), vae_file)
+        finish("text2image", config_of("text2image", f"train.compile={on}"), tmp_path / str(on), vae_file)
     assert compiled == ["UNet", "TextEncoder"]
 
 
 def test_a_batch_is_a_function_of_its_step(tmp_path, vae_file):
     a, b = (make_stage("editor", config_of("editor"), tmp_path / x, [vae_file]) for x in "ab")
     for step in (0, 5):
-        x, y = a.batch(step), b.batch(step)
+        x, y = a.data.batch(step), b.data.batch(step)
         assert same(x, y)
-    assert not torch.equal(a.batch(0).noise, a.batch(1).noise)
+    assert not torch.equal(a.data.batch(0).noise, a.data.batch(1).noise)
 
 
-@pytest.mark.parametrize("name", ["editor", "painter"])
-def test_a_part_of_a_batch_is_what_the_whole_has_there(name, tmp_path, vae_file):
+@pytest.mark.parametrize("name", ["editor", "text2image"])
+def test_rows_of_a_batch_are_those_of_the_whole(name, tmp_path, vae_file):
     stage = make_stage(name, config_of(name, "train.batch_size=7"), tmp_path, [vae_file])
-    whole = stage.batch(3)
-    parts = [stage.batch(3, rows) for rows in (range(0, 2), range(2, 5), range(5, 7))]
+    whole = stage.data.batch(3)
+    parts = [stage.data.batch(3, rows) for rows in (range(0, 2), range(2, 5), range(5, 7))]
     assert [text for part in parts for text in part.texts] == whole.texts
     for tensor in ("latents", "keep", "posterior", "noise", "sigma"):
         assert torch.equal(torch.cat([getattr(part, tensor) for part in parts]), getattr(whole, tensor))
@@ -269,15 +302,15 @@ def test_a_part_of_a_batch_is_what_the_whole_has_there(name, tmp_path, vae_file)
 
 def test_latents_are_read_back_and_edits_go_both_ways(tmp_path, vae_file):
     stage = make_stage("editor", config_of("editor"), tmp_path, [vae_file])
-    options = dict(sources=3, per_source=2, size=64, seed=0)
+    options = dict(scenes=3, per_scene=2, size=64, seed=0)
     written = (tmp_path / "latents.safetensors").stat().st_mtime_ns
     again = encode_edits(stage.pipe.vae, tmp_path / "latents.safetensors", **options)
     assert (tmp_path / "latents.safetensors").stat().st_mtime_ns == written
-    assert torch.equal(again.mean, stage.examples.sets[0].edits.mean) and len(again) == 12
+    assert torch.equal(again.mean, stage.data.examples.sets[0].edits.mean) and len(again) == 12
     for i in range(0, 12, 2):
-        (there, source, (target, _)), (back, source_2, (target_2, _)) = again[i], again[i + 1]
-        assert torch.equal(source, target_2) and torch.equal(target, source_2)
-        assert (back.source, back.target) == (there.target, there.source) and back.kind == BACKWARDS.get(
+        (there, latents), (back, latents_2) = again[i], again[i + 1]
+        assert torch.equal(latents[0], latents_2[1]) and torch.equal(latents[1], latents_2[0])
+        assert (back.source, back.target) == (there.target, there.source) and back.kind == REVERSED.get(
             there.kind, there.kind
         )
         assert len(instructions(back.kind, back.source, back.target)) >= 5
@@ -286,15 +319,15 @@ def test_latents_are_read_back_and_edits_go_both_ways(tmp_path, vae_file):
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.01, 0.3), st.integers(0, 1000))
-def test_dropout_has_its_three_shares(p, seed):
+def test_dropout_has_its_three_cases(p, seed):
     u = torch.rand(20_000, generator=torch.Generator().manual_seed(seed))
-    text, image = dropout(u, p)
-    for share in (text & ~image, image & ~text, text & image):
-        assert abs(share.float().mean() - p) < 0.02
+    text, image = conditioning_dropout(u, p)
+    for dropped in (text & ~image, image & ~text, text & image):
+        assert abs(dropped.float().mean() - p) < 0.02
 
 
 def test_dropout_is_the_papers_draw():
-    text, image = dropout(torch.tensor([0.0, 0.04, 0.05, 0.09, 0.10, 0.14, 0.15, 0.9]), 0.05)
+    text, image = conditioning_dropout(torch.tensor([0.0, 0.04, 0.05, 0.09, 0.10, 0.14, 0.15, 0.9]), 0.05)
     assert text.tolist() == [True] * 4 + [False] * 4
     assert image.tolist() == [False] * 2 + [True] * 4 + [False] * 2
 
@@ -303,7 +336,7 @@ def test_change_is_where_the_latents_differ():
     a = torch.randn(2, 4, 3, 3)
     b = a.clone()
     b[0, :, 1, 2] += 5
-    where = change(a, b, 1.0)
+    where = difference(a, b, 1.0)
     assert where.shape == (2, 1, 3, 3) and where[0, 0, 1, 2] > 0.8 and where.count_nonzero() == 1
 
 
@@ -326,7 +359,7 @@ def test_ema_follows_the_formula(on_cpu):
 @given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["constant", "cosine"]))
 def test_the_learning_rate(steps, warmup, decay):
     config = TrainConfig(steps=steps, warmup=warmup, decay=decay, learning_rate=2.0)
-    rates = [loop.rate(config, step) for step in range(steps)]
+    rates = [loop.learning_rate(config, step) for step in range(steps)]
     assert all(0 <= r <= 2.0 for r in rates)
     assert rates[:warmup] == sorted(rates[:warmup]) and (warmup >= steps or rates[warmup] == 2.0)
     if decay == "constant":
@@ -335,28 +368,29 @@ def test_the_learning_rate(steps, warmup, decay):
         assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
 
 
-def test_times_lean_to_noise_as_asked(tmp_path, vae_file):
+def test_timestep_power_prefers_high_noise(tmp_path, vae_file):
     for power, mean in ((1.0, 0.5), (2.0, 2 / 3)):
         stage = make_stage(
-            "editor", config_of("editor", f"noise_power={power}", "train.batch_size=2000"), tmp_path, [vae_file]
+            "editor", config_of("editor", f"timestep_power={power}", "train.batch_size=2000"), tmp_path, [vae_file]
         )
-        assert abs(float(stage.schedule.t(stage.batch(0).sigma).mean()) / 999 - mean) < 0.02
+        assert abs(float(stage.data.schedule.t(stage.data.batch(0).sigma).mean()) / 999 - mean) < 0.02
 
 
 @pytest.mark.parametrize("missing", ["state", "config.json"])
-def test_resuming_what_is_not_there_names_the_other_way(missing, tmp_path):
+def test_resuming_a_missing_run_names_init_from(missing, tmp_path):
     with pytest.raises(ValueError, match="--init-from"):
-        saved_config("vae", tmp_path) if missing == "config.json" else start(
-            "vae", config_of("vae"), tmp_path, resume=True
-        )
+        if missing == "config.json":
+            saved_config([STAGES["vae"]], tmp_path)
+        else:
+            start(STAGES["vae"], config_of("vae"), tmp_path, resume=True)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path, vae_file):
-    with pytest.raises(ValueError, match="its vae is not of the shape"):
+    with pytest.raises(ValueError, match="the shapes of its vae weights"):
         make_stage("vae", config_of("vae", "model.widths=(8, 8, 8, 16)"), tmp_path, [vae_file])
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "00000006.pt"
     path.write_text("old")
 
@@ -367,3 +401,31 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="00000006.pt"):
         replace_file(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "missing"),
+        (["vae", "--preset", "sd15"], "for vae there are tiny"),
+        (["editor", "--resume", "{tmp}/no"], "--init-from"),
+        (["editor", "--resume", "{tmp}", "--init-from", "x"], "--resume continues"),
+        (["vae", "--steps", "0"], "at least 1"),
+        (["vae", "--out", "{tmp}/run", "--set", "train.lr=1"], "train.lr"),
+        (["editor", "--out", "{tmp}/run", "--set", "train.seed=-1"], "train.seed = -1: expected at least 0"),
+        (["editor", "--out", "{tmp}/run", "--init-from", "{tmp}/absent.safetensors"], "absent.safetensors"),
+        (["vae", "--device", "tpu"], "unknown device"),
+        (["painter"], "invalid choice"),
+    ],
+)
+def test_a_users_mistake_is_one_line(words, said, tmp_path, capsys):
+    assert main(["train", *(word.format(tmp=tmp_path) for word in words)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("minip2p: error: ") and said in err and err.count("\n") == 1
+
+
+def test_the_config_is_printed(capsys):
+    assert main(["train", "editor", "--print-config", "--set", "model.unet.norm=rms", "--batch-size", "3"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert sum(line.startswith("model.unet.norm='rms'") for line in lines) == 1 and "\ntrain.batch_size=3 " in out

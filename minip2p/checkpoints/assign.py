@@ -1,12 +1,35 @@
-"""Giving a network its weights."""
+"""Giving a network its weights, and widening a denoiser's input (InstructPix2Pix, section 3.2)."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .mapped import CheckpointError
+from .files import CheckpointError
+
+
+class SkipInit(TorchFunctionMode):
+    """Within, `torch.nn.init` leaves tensors as they are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules that are built within have shapes and no weights, for `assign`.
+
+    Random weights are skipped: on "meta", normal_ first imports torch._dynamo, which takes 2 seconds.
+    """
+    with torch.device("meta"), SkipInit():
+        yield
 
 
 def assign(
@@ -18,11 +41,11 @@ def assign(
     source: str | Path,
     names: dict[str, str] | None = None,
 ) -> None:
-    """Give a module, built on "meta", its weights one by one: each is converted, put and let go before the next.
+    """Give a module that was built on "meta" its weights, one by one, so that one at a time exists twice.
 
-    `dtype=None` keeps the file's. A weight that needs no change stays a view of the mapped file. Strict: raises one
-    CheckpointError that names `source`, and what is missing, what is too much and which shapes differ; `names` are the
-    file's names of ours.
+    `dtype=None` keeps the file's. A weight that needs no conversion stays a view of the mapped file. Strict: raises one
+    CheckpointError that names `source`, missing and unknown tensors and differing shapes; `names` maps our names to the
+    file's, for that message.
     """
     wanted = dict(module.named_parameters()) | dict(_kept_buffers(module))
     _check(wanted, tensors, source, names or {})
@@ -62,3 +85,18 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Tensor], source: str | 
     ]
     if faults:
         raise CheckpointError(f"{source}: its weights do not fit the network: {'; '.join(faults)}")
+
+
+def widen(tensors: dict[str, Tensor], in_channels: int = 8) -> dict[str, Tensor]:
+    """A denoiser's tensors (our names) with `in_channels` inputs: the new ones have weight zero, the bias is unchanged.
+
+    The output does not depend on the new channels. The other tensors are shared, not copied.
+    """
+    weight = tensors["conv_in.weight"]
+    if weight.shape[1] >= in_channels:
+        raise ValueError(
+            f"the denoiser has {weight.shape[1]} input channels; expected fewer than {in_channels} to widen it"
+        )
+    wide = torch.zeros(weight.shape[0], in_channels, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
+    wide[:, : weight.shape[1]] = weight.detach()
+    return tensors | {"conv_in.weight": wide}

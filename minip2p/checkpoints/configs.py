@@ -1,15 +1,36 @@
-"""diffusers' and transformers' `config.json` to our configs; the way back is in `described`.
+"""diffusers' `config.json` files, read into our configs and written from them; those of text towers are in `clip`.
 
-A word that our networks do not know is an error that names it, never ignored: a wrong norm or activation would load and
-paint rubbish.
+A value that our networks do not support is an error that names it, never ignored: with a wrong norm or activation a
+network would load and generate rubbish.
 """
 
 from pathlib import Path
 from typing import Any
 
-from ..config import CLIPConfig, SamplingConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from .mapped import CheckpointError, read_json
+from ..config import Config, SamplingConfig, ScheduleConfig, UNetConfig, VAEConfig, kind_of
+from .files import CheckpointError, read_json
 
+Table = dict[str, tuple[str, Any]]
+"""our word -> (theirs, the value that their library takes if the file leaves it out)"""
+UNET: Table = {
+    "in_channels": ("in_channels", 4),
+    "out_channels": ("out_channels", 4),
+    "widths": ("block_out_channels", (320, 640, 1280, 1280)),
+    "blocks": ("layers_per_block", 2),
+    "depth": ("transformer_layers_per_block", 1),
+    "text_width": ("cross_attention_dim", 1280),
+    "norm_groups": ("norm_num_groups", 32),
+    "linear_projection": ("use_linear_projection", False),
+}
+VAE: Table = {
+    "in_channels": ("in_channels", 3),
+    "latent_channels": ("latent_channels", 4),
+    "widths": ("block_out_channels", (64,)),
+    "blocks": ("layers_per_block", 1),
+    "norm_groups": ("norm_num_groups", 32),
+    "scaling_factor": ("scaling_factor", 0.18215),
+}
+SCHEDULE: Table = {"start": ("beta_start", 0.0001), "end": ("beta_end", 0.02), "steps": ("num_train_timesteps", 1000)}
 UNET_FIXED = {
     "act_fn": "silu",
     "norm_eps": 1e-5,
@@ -39,6 +60,7 @@ UNET_FIXED = {
     "resnet_out_scale_factor": 1.0,
     "reverse_transformer_layers_per_block": None,
 }
+"""words with one supported value"""
 VAE_FIXED = {
     "act_fn": "silu",
     "mid_block_add_attention": True,
@@ -56,154 +78,146 @@ DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBl
 
 
 def unet(path: Path) -> UNetConfig:
-    """From `unet/config.json`; what it leaves out has diffusers' defaults."""
+    """From `unet/config.json`."""
     v = read_json(path)
     fixed(path, v, UNET_FIXED)
-    widths = tuple(v.get("block_out_channels", (320, 640, 1280, 1280)))
+    c = read_words(path, v, UNET)
+    widths = c["widths"]
     down = v.get("down_block_types", [DOWN[1]] * 3 + [DOWN[0]])
     up = v.get("up_block_types", [UP[0]] + [UP[1]] * 3)
     if not len(widths) == len(down) == len(up) or not set(down) <= set(DOWN):
         raise CheckpointError(
-            f"{path}: down_block_types {down} do not fit; expected {len(widths)} of {', '.join(DOWN)}"
+            f"{path}: down_block_types = {down} is not supported; expected {len(widths)} of {', '.join(DOWN)}"
         )
     if [DOWN.index(word) for word in down] != [UP.index(word) if word in UP else None for word in reversed(up)]:
-        raise CheckpointError(f"{path}: up_block_types {up} do not mirror the way down; not supported")
-    heads = v.get("num_attention_heads") or v.get(
-        "attention_head_dim", 8
-    )  # the second is a number of heads too, despite its name
+        raise CheckpointError(f"{path}: up_block_types = {up} is not supported; expected the mirror of the way down")
+    heads = v.get("num_attention_heads") or v.get("attention_head_dim", 8)  # a number of heads too, despite its name
     heads = [heads] * len(widths) if isinstance(heads, int) else heads
     sizes = {w // h for w, h in zip(widths, heads, strict=True)}
     if len(set(heads)) > 1 and len(sizes) > 1:
         raise CheckpointError(f"{path}: attention_head_dim {heads} gives neither one number of heads nor one head size")
     return UNetConfig(
-        in_channels=v.get("in_channels", 4),
-        out_channels=v.get("out_channels", 4),
-        widths=widths,
-        blocks=_one(path, v, "layers_per_block", 2),
+        **c,
         attention=tuple("full" if word == DOWN[1] else "none" for word in down),
-        depth=_one(path, v, "transformer_layers_per_block", 1),
         heads=heads[0] if len(set(heads)) == 1 else None,
         head_size=None if len(set(heads)) == 1 else sizes.pop(),
-        text_width=_one(path, v, "cross_attention_dim", 1280),
-        norm_groups=v.get("norm_num_groups", 32),
-        time_injection=_word(path, INJECTION, v, "resnet_time_scale_shift", "default"),
-        linear_projection=v.get("use_linear_projection", False),
+        time_injection=one_of(path, INJECTION, v, "resnet_time_scale_shift", "default"),
     )
+
+
+def unet_json(c: UNetConfig, sample_size: int) -> dict[str, Any]:
+    attends = [word != "none" for word in c.attention]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": sample_size,
+        **written(c, UNET),
+        "down_block_types": [DOWN[yes] for yes in attends],
+        "up_block_types": [UP[yes] for yes in reversed(attends)],
+        "attention_head_dim": c.heads or [w // c.head_size for w in c.widths],
+        "resnet_time_scale_shift": _back(INJECTION, c.time_injection),
+    }
 
 
 def vae(path: Path) -> VAEConfig:
     """From `vae/config.json`."""
     v = read_json(path)
-    fixed(path, v, VAE_FIXED | {"out_channels": v.get("in_channels", 3)})
-    return VAEConfig(
-        in_channels=v.get("in_channels", 3),
-        latent_channels=v.get("latent_channels", 4),
-        widths=tuple(v.get("block_out_channels", (64,))),
-        blocks=v.get("layers_per_block", 1),
-        norm_groups=v.get("norm_num_groups", 32),
-        scaling_factor=v.get("scaling_factor", 0.18215),
-    )
+    c = read_words(path, v, VAE)
+    fixed(path, v, VAE_FIXED | {"out_channels": c["in_channels"]})
+    return VAEConfig(**c)
 
 
-def text(path: Path, values: dict[str, Any], tokens: tuple[int, int, int] | None) -> TextConfig:
-    """From transformers' CLIPTextConfig; `tokens` is the tokenizer's (bos, eos, pad): published configs err there."""
-    fixed(path, values, {"layer_norm_eps": 1e-5})
-    words = values.get("vocab_size", 49408)
-    bos, eos, pad = tokens or (words - 2, words - 1, words - 1)
-    return TextConfig(
-        vocab_size=words,
-        max_length=values.get("max_position_embeddings", 77),
-        width=values.get("hidden_size", 512),
-        layers=values.get("num_hidden_layers", 12),
-        heads=values.get("num_attention_heads", 8),
-        feed_forward=values.get("intermediate_size", 2048),
-        activation=_activation(path, values),
-        bos=bos,
-        eos=eos,
-        pad=pad,
-    )
-
-
-def clip(path: Path, shapes: CLIPConfig) -> CLIPConfig:
-    """A CLIP folder's `config.json` may leave most out; the sizes in `shapes` are the tensors', the rest is read."""
-    v = read_json(path)
-    towers = {"text": ("text_config", 8), "vision": ("vision_config", 12)}
-    parts = {}
-    for name, (key, heads) in towers.items():
-        values = v.get(key) or {}
-        fixed(path, values, {"layer_norm_eps": 1e-5})
-        changes = {"heads": values.get("num_attention_heads", heads), "activation": _activation(path, values)}
-        if name == "text" and (ids := tokens(path.parent)):
-            changes |= dict(zip(("bos", "eos", "pad"), ids, strict=True))
-        parts[name] = type(getattr(shapes, name))(**(vars(getattr(shapes, name)) | changes))
-    return CLIPConfig(**parts)
+def vae_json(c: VAEConfig, resolution: int) -> dict[str, Any]:
+    return {
+        "_class_name": "AutoencoderKL",
+        "sample_size": resolution,
+        **written(c, VAE),
+        "out_channels": c.in_channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(c.widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(c.widths),
+    }
 
 
 def schedule(path: Path) -> ScheduleConfig:
-    """From `scheduler/scheduler_config.json`, of any class; what it leaves out has diffusers' defaults."""
+    """From `scheduler/scheduler_config.json`, of any class."""
     v = read_json(path)
     fixed(path, v, SCHEDULE_FIXED)
     return ScheduleConfig(
-        kind=_word(path, BETAS, v, "beta_schedule", "linear"),
-        start=v.get("beta_start", 0.0001),
-        end=v.get("beta_end", 0.02),
-        steps=v.get("num_train_timesteps", 1000),
-        prediction=_word(path, PREDICTION, v, "prediction_type", "epsilon"),
+        **read_words(path, v, SCHEDULE),
+        kind=one_of(path, BETAS, v, "beta_schedule", "linear"),
+        prediction=one_of(path, PREDICTION, v, "prediction_type", "epsilon"),
     )
 
 
+def schedule_json(c: Config) -> dict[str, Any]:
+    return {
+        "_class_name": "EulerAncestralDiscreteScheduler" if kind_of(c) == "editor" else "DDIMScheduler",
+        **written(c.schedule, SCHEDULE),
+        "trained_betas": None,
+        "beta_schedule": _back(BETAS, c.schedule.kind),
+        "prediction_type": _back(PREDICTION, c.schedule.prediction),
+        "steps_offset": 1,
+        **({} if kind_of(c) == "editor" else {"clip_sample": False, "set_alpha_to_one": False}),
+    }
+
+
+def index_json(c: Config, members: list[str]) -> dict[str, Any]:
+    """`model_index.json`: the library and class of each folder, [null, null] where there is none."""
+    classes = {
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", schedule_json(c)["_class_name"]],
+    }
+    return {
+        "_class_name": "StableDiffusionInstructPix2PixPipeline"
+        if kind_of(c) == "editor"
+        else "StableDiffusionPipeline",
+        "_diffusers_version": "0.30.0",
+        "requires_safety_checker": False,
+        **{name: found if name in members else [None, None] for name, found in classes.items()},
+        **dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), [None, None]),
+    }
+
+
 def sampling(unet_path: Path, factor: int) -> SamplingConfig:
-    """The resolution is that of training; the scales are the published ones."""
+    """The resolution of training; the scales are the published ones."""
     size = read_json(unet_path).get("sample_size") or 64
     return SamplingConfig(resolution=factor * (size if isinstance(size, int) else max(size)))
 
 
-def tokens(folder: Path) -> tuple[int, int, int] | None:
-    """(bos, eos, pad) of a tokenizer's folder, or None where it has none."""
-    vocab: dict[str, int] = {}
-    if (folder / "vocab.json").exists():
-        vocab = read_json(folder / "vocab.json")
-    elif (folder / "tokenizer.json").exists():
-        values = read_json(folder / "tokenizer.json")
-        vocab = dict(values.get("model", {}).get("vocab", {}))
-        vocab |= {token["content"]: token["id"] for token in values.get("added_tokens", ())}
-    said: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):  # where they differ, the second is meant
-        said |= read_json(folder / name) if (folder / name).exists() else {}
-    words = []
-    for key, usual in (
-        ("bos_token", "<|startoftext|>"),
-        ("eos_token", "<|endoftext|>"),
-        ("pad_token", "<|endoftext|>"),
-    ):
-        word = said.get(key) or usual
-        words.append(vocab.get(word["content"] if isinstance(word, dict) else word))
-    return None if None in words else tuple(words)
-
-
-def _activation(path: Path, values: dict[str, Any]) -> str:
-    return _word(path, {"quick_gelu": "quick_gelu", "gelu": "gelu"}, values, "hidden_act", "quick_gelu")
-
-
 def fixed(path: Path, values: dict[str, Any], only: dict[str, Any]) -> None:
-    """Raise CheckpointError for a word that says other than the one thing that our networks do."""
+    """Raise CheckpointError for a word of `only` with another value."""
     for key, known in only.items():
         found = values.get(key, known)
         if found != known and (found or known):  # null, false and 0 all mean "without"
             raise CheckpointError(f"{path}: {key} = {found!r} is not supported; expected {known!r}")
 
 
-def _word(path: Path, words: dict[str, str], values: dict[str, Any], key: str, usual: str) -> str:
-    if (word := values.get(key, usual)) not in words:
+def read_words(path: Path, values: dict[str, Any], table: Table) -> dict[str, Any]:
+    """The words of a file under our names. A list of equal numbers, one a level, is one number here."""
+    ours = {}
+    for word, (theirs, default) in table.items():
+        found = values.get(theirs, default)
+        if isinstance(default, tuple):
+            found = tuple(found)
+        elif isinstance(found, list) and len(set(found)) == 1:
+            found = found[0]
+        if isinstance(default, int) and not isinstance(found, int):
+            raise CheckpointError(f"{path}: {theirs} = {found!r} is not supported; expected one number for all levels")
+        ours[word] = found
+    return ours
+
+
+def written(c: Any, table: Table) -> dict[str, Any]:
+    return {theirs: getattr(c, word) for word, (theirs, _) in table.items()}
+
+
+def one_of(path: Path, words: dict[str, str], values: dict[str, Any], key: str, default: str) -> str:
+    if (word := values.get(key, default)) not in words:
         raise CheckpointError(f"{path}: {key} = {word!r} is not supported; expected one of {', '.join(words)}")
     return words[word]
 
 
-def _one(path: Path, values: dict[str, Any], key: str, usual: int) -> int:
-    """A number that diffusers also accepts as a list, one a level."""
-    found = values.get(key, usual)
-    if isinstance(found, list) and len(set(found)) == 1:
-        return found[0]
-    if not isinstance(found, int):
-        raise CheckpointError(f"{path}: {key} = {found!r} is not supported; expected one number for all levels")
-    return found
+def _back(words: dict[str, str], ours: str) -> str:
+    return next(theirs for theirs, word in words.items() if word == ours)

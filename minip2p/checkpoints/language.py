@@ -1,8 +1,8 @@
 """Language models of Llama's kind: their names in folders as transformers writes them, read and written.
 
 Llama 2, TinyLlama and Mistral are published so: `config.json`, weights in one file or in shards, `tokenizer.model`.
-The authors' own files (`tok_embeddings.weight` ...) are not read: they keep the channels of queries and keys in another
-order, and their table would look right and be wrong.
+The authors' own files (`tok_embeddings.weight` ...) are not read: the channels of their queries and keys are in another
+order, so a table of names alone would load them wrongly.
 """
 
 import json
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..config import LlamaConfig, from_dict
-from .configs import fixed
-from .files import write_safetensors
+from ..files import write_json
+from .configs import Table, fixed
+from .files import CheckpointError, read_json, write_safetensors
 from .loaded import Loaded, refuse_unknown
-from .mapped import CheckpointError, read_json
 from .tables import Row, each, links, push, under
 
 TYPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
@@ -39,29 +39,35 @@ LAYER = (
     ("down.weight", "mlp.down_proj.weight"),
 )
 IGNORED = re.compile(r".*\brotary_emb\.inv_freq$")
-"""Tables that older libraries saved; they follow from the config."""
+"""Tables that older libraries saved; the config determines them."""
 FIXED = {
-    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "quantization_config": None,
     "partial_rotary_factor": 1.0,
-}  # fmt: skip
-SIZES = {
-    "vocab_size": "vocab_size", "max_length": "max_position_embeddings", "width": "hidden_size",
-    "layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads",
-    "head_size": "head_dim", "feed_forward": "intermediate_size", "norm_eps": "rms_norm_eps",
-    "tied": "tie_word_embeddings", "bos": "bos_token_id", "eos": "eos_token_id",
-}  # fmt: skip
-"""our word -> transformers'"""
-USUAL = {
-    "vocab_size": 32000, "max_length": 2048, "width": 4096, "layers": 32, "heads": 32, "head_size": None,
-    "feed_forward": 11008, "norm_eps": 1e-6, "tied": False, "bos": 1, "eos": 2,
-}  # fmt: skip
-"""transformers' defaults, for what a Llama's config leaves out"""
+}
+WORDS: Table = {
+    "vocab_size": ("vocab_size", 32000),
+    "max_length": ("max_position_embeddings", 2048),
+    "width": ("hidden_size", 4096),
+    "layers": ("num_hidden_layers", 32),
+    "heads": ("num_attention_heads", 32),
+    "kv_heads": ("num_key_value_heads", None),
+    "head_size": ("head_dim", None),
+    "feed_forward": ("intermediate_size", 11008),
+    "norm_eps": ("rms_norm_eps", 1e-6),
+    "tied": ("tie_word_embeddings", False),
+    "bos": ("bos_token_id", 1),
+    "eos": ("eos_token_id", 2),
+}
+"""our word -> (transformers', its default in a Llama's config)"""
 MISTRAL = {"max_length": 131072, "kv_heads": 8, "feed_forward": 14336}
-"""where Mistral's are others"""
+"""where Mistral's defaults differ"""
 
 
 def language_rows(c: LlamaConfig) -> list[Row]:
-    """As in `tables`; there is one layout besides ours, so both columns of theirs are its names."""
+    """As in `tables`; there is one layout besides ours, so both other columns are its names."""
     top = [row for row in TOP if not (c.tied and row[0] == "head.weight")]
     layer = [(ours, theirs, theirs) for ours, theirs in LAYER]
     places = "layers.{}", "model.layers.{}", "model.layers.{}"
@@ -71,12 +77,10 @@ def language_rows(c: LlamaConfig) -> list[Row]:
 def read_language(path: Path, tensors: dict[str, Tensor], config: LlamaConfig | None) -> Loaded:
     """From a folder with `config.json` and, beside the tensors, `tokenizer.model`."""
     loaded = Loaded(path, "transformers", config or language_config(path / "config.json"))
-    used = loaded.take("writer", tensors, links(language_rows(loaded.config), 2))
+    used = loaded.take("language_model", tensors, links(language_rows(loaded.config), 2))
     if loaded.config.tied and "lm_head.weight" in tensors:
         if not torch.equal(tensors["lm_head.weight"], tensors.get("model.embed_tokens.weight", torch.empty(0))):
-            raise CheckpointError(
-                f"{path}: tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight"
-            )
+            raise CheckpointError(f"{path}: tie_word_embeddings is true, but lm_head.weight is another tensor")
         used.add("lm_head.weight")
     refuse_unknown(path, (name for name in tensors.keys() - used if not IGNORED.match(name)), loaded.parts)
     if (path / "tokenizer.model").exists():
@@ -93,10 +97,10 @@ def language_config(path: Path) -> LlamaConfig:
     v = read_json(path)
     fixed(path, v, FIXED)
     mistral = v.get("model_type") == "mistral"
-    usual = USUAL | (MISTRAL if mistral else {})
-    found = {ours: v.get(theirs, usual.get(ours)) for ours, theirs in SIZES.items()}
-    for name in ("kv_heads", "bos", "eos"):  # null means these
-        found[name] = {"kv_heads": found["heads"], "bos": 1, "eos": 2}[name] if found[name] is None else found[name]
+    defaults = {ours: default for ours, (_, default) in WORDS.items()} | (MISTRAL if mistral else {})
+    found = {ours: v.get(theirs, defaults[ours]) for ours, (theirs, _) in WORDS.items()}
+    for name, default in {"kv_heads": found["heads"], "bos": 1, "eos": 2}.items():  # null means these
+        found[name] = default if found[name] is None else found[name]
     found["window"] = v.get("sliding_window", 4096 if mistral else None)
     if found["window"] is not None and not mistral:
         raise CheckpointError(f"{path}: sliding_window = {found['window']!r} is not supported in a Llama")
@@ -105,57 +109,52 @@ def language_config(path: Path) -> LlamaConfig:
         config = from_dict(LlamaConfig, found)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    _check_sizes(path, config)
+    for name in ("vocab_size", "max_length", "width", "heads", "kv_heads"):
+        if getattr(config, name) < 1:
+            raise CheckpointError(f"{path}: {WORDS[name][0]} = {getattr(config, name)}: expected at least 1")
+    if config.head_size is None and config.width % config.heads:
+        raise CheckpointError(f"{path}: hidden_size = {config.width} does not divide into {config.heads} heads")
     return config
 
 
 def _rope_theta(path: Path, values: dict[str, Any]) -> Any:
-    """Published configs say `rope_theta` and `rope_scaling`, today's library says both in `rope_parameters`."""
+    """In published configs `rope_theta` and `rope_scaling`, in those of today's library `rope_parameters`."""
     scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
     if kind != "default" or any(isinstance(value, dict) for value in scaling.values()):
         word = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
-        raise CheckpointError(f"{path}: {word} = {json.dumps(scaling)} is not supported; expected plain positions")
+        raise CheckpointError(f"{path}: {word} = {json.dumps(scaling)} is not supported; expected unscaled positions")
     return values.get("rope_theta") or scaling.get("rope_theta") or 10_000.0
 
 
-def _check_sizes(path: Path, c: LlamaConfig) -> None:
-    counts = {SIZES[name]: getattr(c, name) for name in ("vocab_size", "max_length", "width", "heads", "kv_heads")}
-    if wrong := [f"{name} = {n}" for name, n in counts.items() if n < 1]:
-        raise CheckpointError(f"{path}: {wrong[0]}: expected at least 1")
-    if c.head_size is None and c.width % c.heads:
-        raise CheckpointError(f"{path}: hidden_size = {c.width} does not divide into {c.heads} heads")
-    if c.heads % c.kv_heads:
-        raise CheckpointError(
-            f"{path}: num_attention_heads = {c.heads} is no multiple of num_key_value_heads = {c.kv_heads}"
-        )
-    size = c.head_size or c.width // c.heads
-    if size % 2:
-        raise CheckpointError(f"{path}: head_dim = {size} is odd; rotary positions turn channels in pairs")
-
-
 def language_json(c: LlamaConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """`config.json`: a Mistral where there is a window, else a Llama."""
+    """`config.json`: a Mistral if there is a window, else a Llama."""
     kind = "llama" if c.window is None else "mistral"
-    values = {theirs: getattr(c, ours) for ours, theirs in SIZES.items()}
     return {
-        "architectures": [TYPES[kind]], "model_type": kind, **values, "head_dim": c.head_size or c.width // c.heads,
-        "hidden_act": "silu", "rope_theta": c.rope_theta, "rope_scaling": None,
+        "architectures": [TYPES[kind]],
+        "model_type": kind,
+        **{theirs: getattr(c, ours) for ours, (theirs, _) in WORDS.items()},
+        "head_dim": c.head_size or c.width // c.heads,
+        "hidden_act": "silu",
+        "rope_theta": c.rope_theta,
+        "rope_scaling": None,
         "torch_dtype": str(dtype).removeprefix("torch."),
         **({"attention_bias": False, "mlp_bias": False} if c.window is None else {"sliding_window": c.window}),
-    }  # fmt: skip
+    }
 
 
 def fill_language_folder(
-    folder: Path, config: LlamaConfig, tensors: dict[str, Tensor], tokenizer_files: Callable[[Path], object],
-    provenance: dict, dtype: torch.dtype | None,
+    folder: Path,
+    config: LlamaConfig,
+    tensors: dict[str, Tensor],
+    tokenizer_files: Callable[[Path], object],
+    provenance: dict,
+    dtype: torch.dtype | None,
 ) -> None:
     """What `read_language` and transformers' `from_pretrained` read. tensors: our names."""
     theirs = push(tensors, links(language_rows(config), 2))
     write_safetensors(folder / "model.safetensors", theirs, {"format": "pt"}, dtype)
-    for name, values in {
-        "config.json": language_json(config, dtype or theirs["model.embed_tokens.weight"].dtype),
-        "minip2p.json": {"provenance": provenance},
-    }.items():
-        (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    dtype = dtype or theirs["model.embed_tokens.weight"].dtype
+    write_json(folder / "config.json", language_json(config, dtype))
+    write_json(folder / "minip2p.json", {"provenance": provenance})
     tokenizer_files(folder)

@@ -1,20 +1,23 @@
 """What reading a checkpoint gives, whatever its layout."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from ..config import CLIPConfig, Config, LlamaConfig, ReaderConfig
-from .mapped import CheckpointError
+from ..config import CLIPConfig, Config, LlamaConfig
+from .files import CheckpointError
 from .tables import Link, pull
 
-AnyConfig = Config | CLIPConfig | ReaderConfig | LlamaConfig
-KINDS: dict[str, type[AnyConfig]] = {
-    "model": Config, "clip": CLIPConfig, "reader": ReaderConfig, "writer": LlamaConfig,
-}  # fmt: skip
-"""what a file of ours says that it holds -> what its config is"""
+KINDS: dict[str, type] = {"model": Config, "clip": CLIPConfig, "language_model": LlamaConfig}
+"""the kind that a file of ours names -> the class of its config; a network from elsewhere adds an entry"""
+FORMER = {"reader": "classifier", "writer": "language_model"}
+"""names of kinds and parts in files of minip2p 0.1 -> today's"""
+IGNORED = re.compile(r".*\bposition_ids$|.*\battn_mask$")
+"""index buffers that older libraries saved"""
 
 
 @dataclass
@@ -24,18 +27,18 @@ class Loaded:
     path: Path
     layout: str
     """"minip2p", "original", "diffusers", "transformers" (a language model) or "clip" """
-    config: AnyConfig
+    config: Any
+    """an instance of one of KINDS"""
     parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """any of "unet", "vae", "text"; of a CLIP "text", "vision", "logit_scale" (whose one tensor is named ""); "reader";
-    "writer".
-    """
+    """part -> name -> tensor. Parts are "unet" (or another denoiser), "vae", "text"; of a CLIP "text", "vision",
+    "logit_scale" (whose one tensor is named ""); "language_model"; and what other kinds hold"""
     names: dict[str, dict[str, str]] = field(default_factory=dict)
-    """our names -> the file's, for messages"""
+    """part -> our names -> the file's, for messages"""
     tokenizer: Path | dict | None = None
     """a folder of tokenizer files, a tokenizer as a dict, or None for CLIP's own vocabulary"""
     provenance: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """one line each: what the file does not say and was assumed"""
+    """one line for each assumption about something that the file does not say"""
 
     def take(self, part: str, tensors: dict[str, Tensor], links: Iterable[Link]) -> set[str]:
         """Add a part through the table; the names of theirs that it used."""
@@ -43,7 +46,7 @@ class Loaded:
         return used
 
     def joined(self) -> dict[str, Tensor]:
-        """All parts in one dict, "text.token.weight": what a module that holds them by these names is given."""
+        """All parts in one dict, {"text.token.weight": tensor}: the state dict of a module with these parts."""
         return {join(part, name): t for part, tensors in self.parts.items() for name, t in tensors.items()}
 
     def joined_names(self) -> dict[str, str]:
@@ -56,7 +59,7 @@ def join(part: str, name: str) -> str:
 
 
 def refuse_unknown(path: Path, unknown: Iterable[str], read: Iterable[str]) -> None:
-    """Raise the strict error for tensors that no table knows: what the file has, what it was read as."""
+    """Raise CheckpointError if tensors are left that no table knows; `read` are the parts that were read."""
     if unknown := sorted(unknown):
         few = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
         raise CheckpointError(

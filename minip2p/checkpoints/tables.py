@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import TextConfig, UNetConfig, VAEConfig, VisionConfig
+from ..config import Config, TextConfig, UNetConfig, VAEConfig, VisionConfig
 
 Row = tuple[str, str, str]
 
@@ -54,10 +54,7 @@ TRANSFORMER_BLOCK = tuple(
         ("blocks.{}.ff.out.*", "ff.net.2.*"),
     )
 )
-VAE = (
-    ("quant.*", "quant_conv.*", "quant_conv.*"),
-    ("post_quant.*", "post_quant_conv.*", "post_quant_conv.*"),
-)
+VAE = (("quant.*", "quant_conv.*", "quant_conv.*"), ("post_quant.*", "post_quant_conv.*", "post_quant_conv.*"))
 VAE_HALF = (
     ("conv_in.*", "conv_in.*", "conv_in.*"),
     ("norm_out.*", "norm_out.*", "conv_norm_out.*"),
@@ -104,6 +101,9 @@ CLIP_LAYER = (
     ("linear_1.*", "mlp.c_fc.*", "mlp.fc1.*"),
     ("linear_2.*", "mlp.c_proj.*", "mlp.fc2.*"),
 )
+DIFFUSION, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
+COMPVIS, OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+"""prefixes in a whole original file; the text tower of Stable Diffusion 2 is OpenCLIP's"""
 LOGIT_SCALE = (("", "logit_scale", "logit_scale"),)
 
 
@@ -209,6 +209,18 @@ def links(rows: Iterable[Row], column: int, prefix: str = "") -> Iterator[Link]:
         theirs, _, how = row[column].partition("[")
         for kind in ("weight", "bias") if "*" in row[0] else ("",):
             yield Link(row[0].replace("*", kind), prefix + theirs.replace("*", kind), how.rstrip("]"))
+
+
+def pipeline_links(c: Config, layout: str, *, openclip: bool, vae: str = FIRST_STAGE) -> dict[str, list[Link]]:
+    """Part -> its links in the layout "diffusers" or "original"; openclip: the text tower of Stable Diffusion 2."""
+    rows = {"unet": unet_rows(c.unet), "vae": vae_rows(c.vae), "text": text_rows(c.text)}
+    if layout == "diffusers":
+        return {part: list(links(each, 2)) for part, each in rows.items()}
+    return {
+        "unet": list(links(rows["unet"], 1, DIFFUSION)),
+        "vae": list(links(rows["vae"], 1, vae)),
+        "text": list(links(rows["text"], 1, OPENCLIP) if openclip else links(rows["text"], 2, COMPVIS)),
+    }
 
 
 def pull(tensors: dict[str, Tensor], to: Iterable[Link]) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:

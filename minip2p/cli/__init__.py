@@ -1,7 +1,7 @@
-"""The command line: one command, `minip2p`, with a verb a file; `sample.py` and `train.py` are doors to the same verbs.
+"""The command line: `minip2p VERB`, one file per verb; `sample.py` and `train.py` call the same verbs.
 
-A verb's file has `Options`, a dataclass whose docstrings are its help, and `run(options)`. Files are imported when
-their verb is called, and torch only where there is work for it, so that help and mistakes are answered at once.
+A verb's file has `Options`, a dataclass whose docstrings are its help, and `run(options)`. It is imported when the verb
+is called, and torch only where it is used, so that help and errors appear at once.
 """
 
 import os
@@ -10,43 +10,55 @@ from importlib import import_module
 from pathlib import Path
 
 VERBS = {
-    "edit": "edit a picture, a folder, a glob or a table of pictures; or draw a grid over scales and seeds",
-    "show": "print the recipe inside a picture that minip2p made, or make it again",
-    "generate": "paint pictures from text; or a sheet of several texts, seeds, scales",
-    "sdedit": "paint a picture over towards a text (SDEdit, the paper's baseline)",
-    "pair": "paint two pictures that differ as little as two texts do (Prompt-to-Prompt)",
-    "invert": "find how a painter paints a given picture, and edit it by Prompt-to-Prompt",
-    "attention": "draw where each word is looked at while a picture is edited or painted",
-    "scene": "draw a picture of the tiny world, to have something to edit",
-    "info": "tell what a checkpoint holds: parts, sizes, config, provenance",
-    "convert": "write a checkpoint in another layout; make an editor's UNet of a plain one",
-    "judge": "tell how right editors, painters and writers are in the tiny world, where the truth is known",
-    "write": "write instructions for captions by a language model",
-    "pairs": "paint scored pairs of pictures from captions and instructions, by any number of processes",
-    "filter": "choose the pairs to train on by their CLIP scores, without painting",
-    "make-data": "all of these at once, in the tiny world: captions to a training set, with a report",
-    "import": "make a training set of your own pictures before and after, or of a set in another layout",
-    "check": "tell what a set of edit pairs holds: counts, sizes, repeats, broken pictures; draw a sheet",
-    "precompute": "encode a set of edit pairs once, for a faster training",
-    "train": "train a model, or rebuild the shipped weights with --recipe tiny",
+    "edit": "edit images as an instruction says",
+    "generate": "generate an image from a prompt",
+    "sdedit": "edit an image by SDEdit, the paper's baseline",
+    "pair": "generate two images from two prompts by Prompt-to-Prompt",
+    "invert": "reconstruct a real image by inversion, and edit it by Prompt-to-Prompt",
+    "attention": "draw the attention maps of an edit or a generation",
+    "show": "print the metadata of an image that minip2p made, or make it again",
+    "info": "print what a checkpoint holds: parts, sizes, config, provenance",
+    "convert": "write a checkpoint in another layout, or widen a UNet for editing",
+    "instructions": "write instructions and edited captions for captions",
+    "pairs": "generate scored pairs of images from captions and instructions",
+    "filter": "select the pairs to train on by their CLIP scores",
+    "import": "make a training set from your own images, or from a set in another layout",
+    "check": "report what a set of edit pairs holds",
+    "precompute": "encode a set of edit pairs once, for faster training",
+    "train": "train a model",
+    "tiny": "the tiny world: scenes, evaluation, data, the shipped weights",
 }
-MODULES = {"import": "import_pairs", "make-data": "make_data"}
-"""verbs that are no names for a file"""
+TINY_VERBS = {
+    "scene": "draw a scene, to have something to edit",
+    "evaluate": "measure models where the right answer is known",
+    "make-data": "make a training set from captions, with a report",
+    "rebuild": "train the shipped weights from scratch",
+}
+FILES = {"import": "import_pairs"}
+"""verbs that are not the name of their file"""
+EXAMPLES = """
+
+examples
+  minip2p tiny scene --seed 3 --output scene.png
+  minip2p edit --input scene.png --edit "make it night" --output night.png
+  minip2p show night.png
+  minip2p pair --prompt "a red cat at night" --edited-prompt "a red boat at night" --output pair.png
+  minip2p edit --help"""
 PACKAGE = str(Path(__file__).parent.parent)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; the exit status. 2 after a user's mistake, told in one line; 130 after Ctrl-C.
+    """Run one verb. The exit status: 2 after a user's mistake, which is printed in one line; 130 after Ctrl-C.
 
-    A mistake in the program keeps its traceback; MINIP2P_DEBUG=1 shows it for a user's mistake too.
+    A bug keeps its traceback; with MINIP2P_DEBUG=1 a user's mistake has one, too.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(argv)
     except KeyboardInterrupt:
-        print("minip2p: stopped; what was finished is kept", file=sys.stderr)
+        print("minip2p: stopped; finished results are kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who read our output has left, as `head` does
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stdout = open(os.devnull, "w")
         return 0
     except Exception as error:
@@ -57,49 +69,45 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _dispatch(argv: list[str]) -> int:
-    verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+def _dispatch(argv: list[str], prog: str = "minip2p", verbs: dict[str, str] = VERBS, package: str = __name__) -> int:
+    """Run the verb that comes first in `argv`."""
+    verb, *words = argv or ["--help"]
     if verb in ("-h", "--help", "help"):
-        print(_help())
+        print(_help(prog, verbs))
         return 0
     if verb in ("-V", "--version"):
         from .. import __version__
 
         print(f"minip2p {__version__}")
         return 0
-    if verb not in VERBS:
-        raise ValueError(f"unknown verb {verb!r}; there are {', '.join(VERBS)} (minip2p --help tells more)")
+    if verb not in verbs:
+        raise ValueError(f"unknown verb {verb!r}; there are {', '.join(verbs)} (see {prog} --help)")
+    if verb == "tiny":
+        return _dispatch(words, "minip2p tiny", TINY_VERBS, f"{__name__}.tiny")
     from .arguments import parse
 
-    module = import_module(f".{MODULES.get(verb, verb)}", __name__)
-    options = parse(module.Options, rest, f"minip2p {verb}")
+    module = import_module(f".{FILES.get(verb, verb).replace('-', '_')}", package)
+    options = parse(module.Options, words, f"{prog} {verb}")
     return 0 if options is None else module.run(options) or 0
 
 
-def _help() -> str:
-    verbs = "\n".join(f"  {verb:11}{what}" for verb, what in VERBS.items())
-    return f"""minip2p: edit pictures by instructions (InstructPix2Pix), paint them, see why it works
-
-usage: minip2p VERB [OPTIONS]           or: python sample.py VERB ..., python train.py ...
-
-{verbs}
-
-for example
-  minip2p scene --seed 3 --output scene.png
-  minip2p edit --input scene.png --edit "make it night" --output night.png
-  minip2p show night.png
-  minip2p pair --prompt "a red cat at night" --edited-prompt "a red boat at night" --output pair.png
-  minip2p edit --help"""
+def _help(prog: str, verbs: dict[str, str]) -> str:
+    lines = "\n".join(f"  {verb:14}{what}" for verb, what in verbs.items())
+    if verbs is not VERBS:
+        return f"usage: {prog} VERB [OPTIONS]\n\n{lines}\n\n{prog} VERB --help lists the options of a verb."
+    head = "minip2p: InstructPix2Pix: edit images by instructions, generate data, train"
+    usage = "usage: minip2p VERB [OPTIONS]          or: python sample.py VERB ..., python train.py ..."
+    return f"{head}\n\n{usage}\n\n{lines}\n\nminip2p VERB --help lists the options of a verb.{EXAMPLES}"
 
 
 def in_words(error: Exception) -> str | None:
-    """One line for a user's mistake; None for a mistake in the program.
+    """One line for a user's mistake; None for a bug.
 
-    A user's mistake is a ValueError or OSError that this package itself raised (a ValueError out of a library is our
-    fault), anything that the file system refuses, or too little memory.
+    A user's mistake is a ValueError or OSError raised in this package (a ValueError from a library is a bug), an error
+    of the file system, or too little memory.
     """
-    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
-    if full or "can't allocate memory" in str(error):
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    if out_of_memory or "can't allocate memory" in str(error):
         return "out of memory; try --low-memory, a smaller --resolution or --dtype bfloat16"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror.lower()) if part)

@@ -1,94 +1,168 @@
-"""Options from words, and what several verbs share: where weights are and how they are loaded."""
+"""Options from the words of a command, and what several verbs share: the weights and how they are loaded."""
 
+import ast
 import contextlib
 import io
+import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
 if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+    from torch import nn
+
+    from ..pipeline import Pipeline, Progress
 
 T = TypeVar("T")
+SMALL = 100e6
+"""parameters, below which networks run on one CPU thread"""
 OWN = "(default: the model's own)"
+NUMBER = re.compile(r"Error parsing (--\S+):.*'([^']*)'")  # tyro's message; the value is quoted last
 
 
-NUMBER = re.compile(r"Error parsing (--\S+):.*'([^']*)'")  # tyro's words; the last quotation is what was given
-
-
-def optional(metavar: str, default: str = ""):
-    """How an option that may be left out shows in the help."""
+def optional(metavar: str, default: str = "") -> Any:
+    """How the help shows an option that may be left out."""
     return arg(metavar=metavar, help_behavior_hint=default)
+
+
+def keys_of(module: str, name: str) -> str:
+    """The keys of a dict of the package as a list for help, read from its source: help need not wait for torch."""
+    tree = ast.parse(Path(__file__).parents[1].joinpath(module).read_text(encoding="utf-8"))
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return ", ".join(ast.literal_eval(key) for key in node.value.keys)
+    raise LookupError(f"{module} defines no dict {name}")
+
+
+Device = Annotated[str, arg(metavar="NAME", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps")]
+DType = Annotated[Literal["float32", "bfloat16", "float16"], arg(help="precision of the networks")]
+Threads = Annotated[
+    int | None,
+    arg(
+        metavar="N",
+        help="CPU threads",
+        help_behavior_hint="(default: OMP_NUM_THREADS; otherwise 1 for small networks, PyTorch's for large ones)",
+    ),
+]
+Sampler = Annotated[str, arg(metavar="NAME", help=keys_of("diffusion/samplers.py", "SAMPLERS"))]
+Spacing = Annotated[str, arg(metavar="NAME", help=f"of noise levels: {keys_of('diffusion/schedule.py', 'SPACINGS')}")]
+Fit = Annotated[
+    str, arg(metavar="NAME", help=f"how to fit the image to that size: {keys_of('data/images.py', 'FITS')}")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Which weights."""
+    """The weights."""
 
     weights: Annotated[str | None, optional("PATH", "(default: the shipped tiny model)")] = None
     """a checkpoint: a .safetensors or .ckpt file, or a diffusers folder"""
     ema: bool = True
-    """of a training checkpoint, the averaged weights"""
+    """use the averaged weights of a training checkpoint"""
     config: Annotated[tuple[str, ...], optional("NAME=VALUE ...")] = ()
     """changes to the checkpoint's config, e.g. schedule.prediction=v"""
+
+    def load(self, default: str = "editor", threads: int | None = None, **how: Any) -> "Pipeline":
+        """The pipeline of the weights, or the shipped `default`; `how`: options of `minip2p.load`. Prints its notes."""
+        import minip2p
+
+        weights = minip2p.shipped(default) if self.weights is None else self.weights
+        pipe = minip2p.load(weights, ema=self.ema, config=self.config or None, **how)
+        limit_threads(*pipe.parts.values(), threads=threads)
+        for note in pipe.notes:
+            print(f"minip2p: note: {note}", file=sys.stderr)
+        return pipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading(Source):
-    """Which weights, and how they are run."""
+    """The weights, and how they are loaded."""
 
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """precision of the networks"""
+    device: Device = "auto"
+    dtype: DType = "float32"
+
+    def load(self, default: str = "editor", threads: int | None = None, **how: Any) -> "Pipeline":
+        return super().load(default, threads, **{"device": self.device, "dtype": self.dtype} | how)
 
 
-def load(source: Source, default: str = "editor", **how) -> "Pipeline":
-    """The pipeline that the options name, else the shipped `default`; `how` is device, dtype, ... of `minip2p.load`.
+def limit_threads(*networks: "nn.Module", threads: int | None = None) -> None:
+    """Set the number of CPU threads of PyTorch. None: one if all networks are small, because a small network waits for
+    a second thread more than it gains; otherwise PyTorch's own number. OMP_NUM_THREADS overrides None.
 
-    What was assumed is told.
+    Raises ValueError for fewer than one thread.
     """
-    import minip2p
+    import torch
 
-    weights = minip2p.shipped(default) if source.weights is None else source.weights
-    pipe = minip2p.load(weights, ema=source.ema, config=source.config or None, **how)
-    for note in pipe.notes:
-        print(f"minip2p: note: {note}", file=sys.stderr)
-    return pipe
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads {threads}: expected at least 1")
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        size = sum(weight.numel() for network in networks for weight in network.parameters())
+        threads = 1 if size < SMALL else None
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, what: str = "") -> Iterator[Callable[..., None]]:
+    """A bar on stderr, moved by show(done, total, what). It starts again where `done` falls: a bar for each image."""
+    from tqdm import tqdm
+
+    interval = 0.1 if sys.stderr.isatty() else 10.0  # seconds: few lines in a log
+    with tqdm(desc=what, unit=unit, mininterval=interval, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int, what: str = what) -> None:
+            if done <= bar.n:
+                bar.reset()
+            if what != bar.desc:
+                bar.set_description_str(what, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextlib.contextmanager
+def steps_bar(what: str = "") -> Iterator[Callable[["Progress"], None]]:
+    """A bar that counts the sampler's steps: the `on_step` of the pipeline's verbs."""
+    with progress_bar("step", what) as show:
+        yield lambda progress: show(progress.done, progress.total)
 
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T | None:
-    """`kind` from words; None where help was asked for and given. Raises ValueError, of one line, for wrong words."""
-    said = io.StringIO()
+    """`kind` from words; None after printing help. Raises ValueError of one line for wrong words."""
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             return tyro.cli(kind, args=argv, prog=prog, config=(OmitArgPrefixes,))
     except SystemExit as stop:
         if not stop.code:
             return None
-        raise ValueError(f"{_one_line(said.getvalue())} ({prog} --help tells more)") from None
+        raise ValueError(f"{_one_line(errors.getvalue())} (see {prog} --help)") from None
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in a box of many lines, in one."""
+    """tyro's error, a box of many lines, in one line."""
     title, *lines = box.splitlines()
     lines = [text for line in lines if (text := line.strip("│| ")).strip("╭╮╰╯+─-")]
     ends = [i for i, line in enumerate(lines) if line.startswith(("For full helptext", "Argument helptext", "====="))]
     lines = lines[: ends[0]] if ends else lines
     if "Required options" in title:
-        missing = [line for line in lines if re.match(r"-|[A-Z.]+$", line)]
+        missing = [line for line in lines if re.match(r"-|\{[\w,]+\}$|[A-Z.]+$", line)]
         return f"missing {', '.join(missing)}"
     if "Unrecognized options" in title:
         words = lines[0].removeprefix("Unrecognized options: ").split(", ")
         near = [line for line in lines[1:] if line.startswith("--")]
         if words[0].startswith("-"):
-            return f"unknown option {' '.join(words)}" + (f"; is it {near[0]}?" if near else "")
-        return f"unknown words {' '.join(words)}; words that belong together go in quotes"
-    message = " ".join(lines)
+            return f"unknown option {' '.join(words)}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"unexpected {' '.join(words)}; put a text of several words in quotes"
+    message = re.sub(r"^Error parsing [\w.]+: ", "", " ".join(lines))  # of a dataclass that refuses a value
     if number := NUMBER.match(message):
         return f"{number[1]} {number[2]!r}: expected a number"
     return message

@@ -1,11 +1,12 @@
-"""Files of the command line: hashes, writing that leaves nothing half done, paths that travel with a picture."""
+"""Files of the command line: hashes, writing, and paths that are stored in an image."""
 
 import hashlib
 import io
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,28 +23,12 @@ def sha256(path: Path) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """All of `data`, or no file: written beside and renamed. Makes the folder. Raises OSError that names `path`."""
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def naming(path: Path):
-    """Any OSError within tells the user's path, not that of a temporary file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror}".lower(), str(path)) from error
+    """Write a file whole or not at all. Raises OSError that names `path`."""
+    write_file(path, data)
 
 
 def check_writable(path: Path) -> None:
-    """Raises ValueError where a file at `path` could not be written, before hours of work find it out."""
+    """Raise ValueError if a file at `path` could not be written: to know it before hours of work."""
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -56,7 +41,7 @@ def check_writable(path: Path) -> None:
 
 
 def png(picture: "Image.Image | Figure") -> bytes:
-    """A picture, or a figure of matplotlib's, as a PNG file."""
+    """An image, or a matplotlib figure, as a PNG file."""
     data = io.BytesIO()
     if hasattr(picture, "savefig"):
         picture.savefig(data, format="png", dpi=110)
@@ -66,7 +51,7 @@ def png(picture: "Image.Image | Figure") -> bytes:
 
 
 def relative(path: str | Path, picture: Path) -> str:
-    """`path` as seen from the picture's folder: it holds while the two move together, and tells nobody's home."""
+    """`path` relative to the picture's folder: valid while both move together, and without the user's home."""
     try:
         return Path(os.path.relpath(path, picture.parent)).as_posix()
     except ValueError:  # on another drive

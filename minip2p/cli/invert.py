@@ -1,95 +1,93 @@
-"""`minip2p invert`: a real picture, inverted and painted again; or edited by Prompt-to-Prompt."""
+"""`minip2p invert`: reconstruct a real image by inversion, and edit it by Prompt-to-Prompt."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from PIL import Image
 from tyro.conf import arg
 
-from . import controls, files, sheet
-from .arguments import OWN, optional
-from .painting import Painting, check, check_input, load_painter, make, write_recipe
+from . import figures, files, sampling
+from .arguments import Fit, optional
+from .controls import Controls, explain, generate_pair, parse_controls, title
+from .sampling import Output, Resolution, Step, TextSampling
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
-HOW = ("method", "inner", "learning_rate", "resolution", "fit")
+INVERSION = ("method", "inner", "learning_rate", "resolution", "fit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(controls.Controls, Painting):
-    """Find from which noise, and with which null text, a painter paints a given picture; paint it again from there.
+class Options:
+    """Find the noise and the null text from which a text-to-image model generates a given image.
 
-    With --edited-prompt the picture is edited by Prompt-to-Prompt. The output is a labelled sheet: the picture,
-    its reconstruction and the edited one. It carries its recipe: `minip2p show` prints it or repeats it.
+    The output shows the image, its reconstruction and, with --edited-prompt, the image edited by Prompt-to-Prompt.
+    `minip2p show` prints its metadata and can make it again. The sampler is DDIM.
     """
 
     input: Annotated[str, arg(metavar="PATH")]
-    """a picture"""
+    """an image"""
     prompt: Annotated[str, arg(metavar="TEXT")]
-    """what it shows"""
+    """what the image shows"""
     edited_prompt: Annotated[str | None, optional("TEXT")] = None
-    """what it is to show"""
+    """what the edited image shows"""
+    output: Output
     method: Literal["null_text", "negative_prompt", "ddim"] = "null_text"
-    """null_text: a null text for each step, found by gradients; negative_prompt: the prompt in the null text's place,
-    in one pass; ddim: neither, true only at a scale of 1"""
-    sampler: Literal["ddim"] = "ddim"
-    """inversion goes DDIM's way back"""
+    """null_text: optimise a null text for each step; negative_prompt: use the prompt as the null text, without
+    optimisation; ddim: DDIM inversion alone, exact only at a scale of 1"""
     inner: int = 10
-    """of null_text: gradient steps for each step of the sampler, at most"""
+    """for null_text: maximum number of gradient steps for each step of the sampler"""
     learning_rate: float = 0.01
-    """of null_text"""
+    """for null_text: learning rate of these steps"""
     state: Annotated[str | None, optional("PATH")] = None
-    """a file that keeps what is found, so that a stopped run goes on and another edit need not begin anew"""
-    resolution: Annotated[int | None, optional("PIXELS", OWN)] = None
-    """about the longer side while painting"""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """how the picture comes to the size at which it is painted"""
+    """file that stores the inversion, to resume a stopped run or to make another edit from it"""
+    resolution: Resolution = None
+    fit: Fit = "crop"
+    controls: Controls = Controls()
+    sampling: TextSampling = TextSampling(sampler="ddim")
 
 
 def run(options: Options) -> None:
-    """Check everything, load the weights, invert, paint."""
-    check(options, resolution=options.resolution)
-    check_input(options)
-    if options.negative:
-        raise ValueError("--negative: the null text is what inversion finds; leave it out")
+    """Invert, generate, write the figure."""
+    output, control = sampling.check_places(options.output, options.input), parse_controls(options.controls)
+    if options.sampling.negative:
+        raise ValueError("--negative: inversion finds the null text itself; leave it out")
+    if options.sampling.sampler != "ddim" or options.sampling.sampler_options:
+        raise ValueError(f"--sampler {options.sampling.sampler!r}: inversion needs ddim, without options")
     if options.state:
         files.check_writable(Path(options.state))
-    settings = controls.settings(options)
-    pipe = load_painter(options)
-    how = {name: getattr(options, name) for name in HOW}
-    r = write_recipe(
-        pipe, "invert", options, prompt=options.prompt, edited_prompt=options.edited_prompt, **how, **settings
-    )
-    if options.align and options.edited_prompt:
-        print(controls.explained(pipe, options.prompt, options.edited_prompt, r))
-    said: list[str] = []
-    make(pipe, options, r, lambda: "; ".join(said), state=options.state, tell=said.append)
+    pipe = options.sampling.load("text2image")
+    how = {name: getattr(options, name) for name in INVERSION}
+    prompts = {"prompt": options.prompt, "edited_prompt": options.edited_prompt}
+    m = sampling.describe(pipe, options, output, options.input, verb="invert", **prompts, **how, **control)
+    if options.controls.align and options.edited_prompt:
+        print(explain(pipe, m))
+    notes: list[str] = []
+    image = sampling.make(pipe, m, output, options.input, state=options.state, notes=notes)
+    sampling.report(output, image, *notes)
 
 
-def work(r: dict) -> int:
-    """The steps that a recipe takes, of inversion and of the sampler."""
-    return r["steps"] * (1 + (r["method"] == "null_text") + 1 + (r["edited_prompt"] is not None))
-
-
-def perform(
-    pipe: "Pipeline", source: Path, r: dict, on_step: Callable[[Any], None] | None = None, state: str | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+def make(
+    pipe: "Pipeline",
+    source: Path,
+    m: dict,
+    on_step: Step | None = None,
+    state: str | None = None,
+    notes: list[str] | None = None,
 ) -> Image.Image:
-    """The picture as it was fitted, its reconstruction, and the edited picture of a recipe."""
+    """The fitted image, its reconstruction, and the edited image that metadata describes. Appends to `notes`."""
     from ..data.images import to_tensor
 
-    options = {name: r[name] for name in (*HOW, "scale", "steps", "spacing")}
-    inversion = pipe.invert(source, r["prompt"], state=state, on_step=on_step, **options)
-    again = pipe.generate(r["prompt"], start=inversion, scale=r["scale"], on_step=on_step)
-    fitted = pipe.fitted(source, r["resolution"], r["fit"]).image
-    error = (to_tensor(again) - to_tensor(fitted)).square().mean()
-    tell(f"the reconstruction is at {-10 * error.log10():.1f} dB")
-    cells = [("input", fitted), ("reconstruction", again)]
-    if r["edited_prompt"] is not None:
-        cells.append(("edited", controls.paint_pair(pipe, r, start=inversion, on_step=on_step)[1]))
-    names, pictures = zip(*cells)
-    below = f"{r['method'].replace('_', '-')} inversion, {sheet.label('scale', r['scale'])}, {r['steps']} steps"
-    return sheet.lay_out(controls.title(r), below, [sheet.Row("", list(names), list(pictures))])
+    how = {name: m[name] for name in (*INVERSION, "scale", "steps", "spacing")}
+    inversion = pipe.invert(source, m["prompt"], state=state, on_step=on_step, **how)
+    again = pipe.generate(m["prompt"], start=inversion, scale=m["scale"], on_step=on_step)
+    fitted = pipe.fitted(source, m["resolution"], m["fit"]).image
+    if notes is not None:
+        error = (to_tensor(again) - to_tensor(fitted)).square().mean()
+        notes.append(f"PSNR of the reconstruction {-10 * error.log10():.1f} dB")
+    cells = {"input": fitted, "reconstruction": again}
+    if m["edited_prompt"] is not None:
+        cells["edited"] = generate_pair(pipe, m, start=inversion, on_step=on_step)[1]
+    below = f"{m['method'].replace('_', '-')} inversion, {figures.label('scale', m['scale'])}, {m['steps']} steps"
+    return figures.lay_out(title(m), below, [figures.Row("", list(cells), list(cells.values()))])

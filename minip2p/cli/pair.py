@@ -1,6 +1,5 @@
-"""`minip2p pair`: two prompts to two pictures that differ as little as the prompts do."""
+"""`minip2p pair`: two images from two prompts, which differ as little as the prompts do."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,87 +7,63 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from tyro.conf import arg
 
-from . import controls, sheet
-from .arguments import optional
-from .painting import (
-    Painting, cells, check, check_fraction, grid_steps, load_painter, make, parse_size, side_by_side, told,
-    write_recipe,
-)  # fmt: skip
+from . import figures, sampling
+from .controls import PAIR_AXES, Controls, explain, generate_pair, parse_controls, title
+from .sampling import Grid, Output, Size, Step, TextSampling
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(controls.Controls, Painting):
-    """Paint two pictures from two texts by Prompt-to-Prompt, so that they differ as little as the texts do.
+class Options:
+    """Generate two images from two prompts by Prompt-to-Prompt, so that they differ as little as the prompts do.
 
-    The output shows source and edited picture side by side. It carries its recipe: `minip2p show` prints it or repeats
-    it.
+    The output shows source and edited image side by side. `minip2p show` prints its metadata and can make it again.
     """
 
     prompt: Annotated[str, arg(metavar="TEXT")]
-    """what the source shows"""
+    """prompt of the source image"""
     edited_prompt: Annotated[str, arg(metavar="TEXT")]
-    """what the edited picture shows"""
-    steps: int = 100
-    """of the sampler: more is slower and finer"""
-    size: Annotated[str | None, optional("PIXELS", "(default: the model's own)")] = None
-    """a side, or WIDTHxHEIGHT"""
-    grid: Annotated[tuple[str, ...], optional("NAME=A,B,...")] = ()
-    """a labelled sheet, e.g. share=0,0.5,0.9 seed=0,1; one or two of share, weight (in place of --reweight's factors),
-    scale, seed, steps"""
+    """prompt of the edited image"""
+    output: Output
+    size: Size = None
+    grid: Grid("share=0,0.5,0.9 seed=0,1", PAIR_AXES) = ()
+    controls: Controls = Controls()
+    sampling: TextSampling = TextSampling(steps=100)
 
 
 def run(options: Options) -> None:
-    """Check everything, load the weights, paint the pair."""
-    grid, size = sheet.parse_grid(options.grid, controls.PAIR_AXES), parse_size(options.size)
-    weights = grid.get("weight")
-    check(options, {name: values for name, values in grid.items() if name != "weight"})
-    for share in grid.get("share", ()):
-        check_fraction("share", share)
-    settings = controls.settings(options)
-    if weights and not settings["reweight"]:
-        raise ValueError("--grid weight=...: say with --reweight WORD=1 which word is weighed")
-    if "share" in grid and "share" not in settings["control"]:
-        raise ValueError("--grid share=...: goes with --control share")
-    pipe = load_painter(options, size)
-    r = write_recipe(
-        pipe, "pair", options, prompt=options.prompt, edited_prompt=options.edited_prompt, size=size, grid=grid,
-        **settings,
-    )  # fmt: skip
-    if options.align:
-        print(controls.explained(pipe, options.prompt, options.edited_prompt, r))
-    make(pipe, options, r, lambda: f"a sheet of {cells(r)} pairs" if grid else "source and edited picture")
+    """Generate and write the pair."""
+    grid = sampling.parse_grid(options.grid, PAIR_AXES)
+    output, control = sampling.check_places(options.output), parse_controls(options.controls)
+    if "weight" in grid and not control["reweight"]:
+        raise ValueError("--grid weight=... replaces the factors of --reweight; name the word by --reweight WORD=1")
+    if "share" in grid and "share" not in control["control"]:
+        raise ValueError("--grid share=... needs --control share")
+    pipe = options.sampling.load("text2image")
+    prompts = {"prompt": options.prompt, "edited_prompt": options.edited_prompt}
+    m = sampling.describe(pipe, options, output, verb="pair", **prompts, size=options.size, grid=grid, **control)
+    if options.controls.align:
+        print(explain(pipe, m))
+    image = sampling.make(pipe, m, output)
+    sampling.report(output, image, f"a sheet of {sampling.cells_of(grid)} pairs" if grid else "source and edited image")
 
 
-def work(r: dict) -> int:
-    """The sampler's steps that a recipe takes."""
-    return grid_steps(r)
+def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = None) -> Image.Image:
+    """The pair, or the contact sheet, that metadata describes."""
+    if not m["grid"]:
+        return figures.side_by_side(*generate_pair(pipe, m, on_step=on_step))
+    below = [figures.settings_line(m, (*(["share"] if "share" in m["control"] else []), "scale", "seed", "steps"))]
+    below += [kind for kind in m["control"] if kind != "share"]
+    below += [f"weight of {' and '.join(m['reweight'])}"] if "weight" in m["grid"] else []
+    same_source = set(m["grid"]) <= {"share", "weight"}
+    sources = []
 
+    def cell(**changes: Any) -> Image.Image:
+        both = generate_pair(pipe, m, on_step=on_step, **changes)
+        sources.append(both[0])
+        return both[1] if same_source else figures.side_by_side(*both)
 
-def perform(
-    pipe: "Pipeline", source: Path | None, r: dict, on_step: Callable[[Any], None] | None = None
-) -> Image.Image:
-    """The pair, or the sheet, of a recipe."""
-
-    def paint(**changes: Any) -> tuple[Image.Image, Image.Image]:
-        return controls.paint_pair(pipe, r, on_step=on_step, **changes)
-
-    if not r["grid"]:
-        return side_by_side(*paint())
-    title = controls.title(r)
-    names = ("share",) if "share" in r["control"] else ()
-    words = [f"weight of {' and '.join(r['reweight'])}"] if "weight" in r["grid"] else []
-    below = ", ".join([told(r, *names), *(kind for kind in r["control"] if kind != "share"), *words])
-    if set(r["grid"]) <= {"share", "weight"}:  # the source is the same in all cells
-        sources: list[Image.Image] = []
-
-        def edited(**changes: Any) -> Image.Image:
-            one, other = paint(**changes)
-            sources.append(one)
-            return other
-
-        rows = sheet.rows_of(r["grid"], edited)
-        return sheet.lay_out(title, below, rows, ("source", sources[0]))
-    return sheet.lay_out(title, below, sheet.rows_of(r["grid"], lambda **changes: side_by_side(*paint(**changes))))
+    rows = figures.grid_rows(m["grid"], cell)
+    return figures.lay_out(title(m), ", ".join(below), rows, [("source", sources[0])] if same_source else ())

@@ -1,100 +1,96 @@
-"""`minip2p precompute`: a set of pairs as latents, which training reads in place of pictures."""
+"""`minip2p precompute`: a set of edit pairs as latents, from which training is faster."""
 
-import sys
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from .arguments import Loading, optional
-from .work import device_of, share_of_work
+from .arguments import Loading, Threads, optional
+from .work import EngineOptions, show_progress
+
+if TYPE_CHECKING:
+    from ..data.edits import Edits
+    from ..datagen.precompute import LatentMaker, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Encode a set of pairs once, in several crops and mirrored, so that training need not: train.py editor reads the
-    result by --data. After a stop, the same command goes on. Several processes may work on one folder (torchrun, or
-    --shard in an array of jobs).
+    """Encode a set of edit pairs once, in several crops and mirrored, so that training is faster.
+
+    `train.py editor --data` reads the result. To resume a stopped run, repeat the command.
     """
 
     data: Annotated[str, arg(metavar="PATH")]
     """pairs in any layout that minip2p check reads"""
     output: Annotated[str, arg(metavar="FOLDER")]
-    """made if need be"""
+    """created if missing"""
     preset: Literal["tiny", "sd15"] = "tiny"
-    """of train.py editor: it gives size, resize and whether to mirror, unless said otherwise"""
+    """preset of train.py editor, which sets the defaults of size, resize and flip"""
     size: Annotated[int | None, optional("PIXELS", "(default: the preset's)")] = None
-    """a side"""
-    resize: Annotated[tuple[int, int] | None, arg(metavar="LOW HIGH", help_behavior_hint="(default: the preset's)")] = None
-    """the shorter side before a square is cut out: drawn between these"""
+    """side of the square crops"""
+    resize: Annotated[tuple[int, int] | None, arg(metavar="LOW HIGH", help_behavior_hint="(default: the preset's)")] = (
+        None
+    )
+    """before each crop, resize the shorter side to a random length between these two"""
     flip: Annotated[Literal["yes", "no"] | None, optional("{yes,no}", "(default: the preset's)")] = None
-    """encode every crop mirrored, too"""
+    """also encode each crop mirrored"""
     crops: int = 4
     """random crops of each pair"""
     seed: int = 0
-    """of the crops"""
+    """random seed of the crops"""
     batch_size: int = 16
-    """pictures that are encoded together"""
+    """images that are encoded together"""
     unit: int = 64
-    """pairs in a tar"""
+    """pairs in each tar"""
+    threads: Threads = None
     skip_broken: bool = False
-    """leave out what cannot be read, and name it"""
-    shard: Annotated[str | None, optional("I/N", "(default: all)")] = None
-    """this process' share, from 1/N to N/N. Under torchrun, that of its ranks together"""
-    patience: float = 600.0
-    """seconds after which another's unit in work that shows no sign of life is taken over"""
+    """leave out pairs that cannot be read, and name them"""
+    engine: EngineOptions = field(default_factory=EngineOptions)
     loading: Loading = field(default_factory=Loading)
-    """whose autoencoder: the weights that the training starts from"""
+    """The weights whose autoencoder is used: those from which training will start."""
 
 
 def run(options: Options) -> None:
-    """Check everything, load the autoencoder, make what is not there yet."""
-    from tqdm import tqdm
-
+    """Encode the pairs that are not encoded yet."""
     from ..data.edits import open_edits
-    from ..datagen.precompute import Settings, precompute
-    from ..training.pairs import read_groups
-    from ..training.presets import PRESETS
-    from .arguments import load
+    from ..data.latents import HEADER
+    from ..datagen import engines, precompute, units
 
-    shard, preset = share_of_work(options.shard), PRESETS["editor"][options.preset]
-    settings = Settings(
-        size=preset.size if options.size is None else options.size, resize=options.resize or preset.resize,
-        crops=options.crops, seed=options.seed,
-        flips=preset.flip > 0 if options.flip is None else options.flip == "yes", unit=options.unit,
-        batch=options.batch_size,
-    )  # fmt: skip
-    if not options.patience > 0:
-        raise ValueError(f"patience {options.patience:g}: expected seconds, more than 0")
     if options.loading.dtype != "float32":
-        raise ValueError(f"dtype {options.loading.dtype}: the autoencoder is run in float32, as training runs it")
-    out = Path(options.output)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"output {out} is a file; expected a folder")
+        raise ValueError(f"dtype {options.loading.dtype}: expected float32, in which training runs the autoencoder")
+    out, settings = Path(options.output), settings_of(options)
     if out.resolve() == Path(options.data).resolve():
         raise ValueError(f"output {out}: expected another folder than that of the pairs")
     edits = open_edits(options.data)
+    load_here = partial(load_maker, options, edits)
+    work = units.Work(folder=out, names=precompute.file_names(len(edits), settings), load=load_here, header=HEADER)
+    show_progress(engines.run(work, **options.engine.for_run(options.loading.device)), out)
+
+
+def load_maker(options: Options, edits: "Edits") -> "LatentMaker":
+    """What makes the units in one process."""
+    from ..datagen.engines import local_device
+    from ..datagen.precompute import LatentMaker
+    from ..training.pairs import read_groups
+
     mark = read_groups(edits, options.skip_broken)[1]
-    device = device_of(options.loading.device)
-    pipe = load(options.loading, device=device, dtype="float32", inference=False)
-    rest = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two lines: few in a log
-    started, pairs, broken = time.perf_counter(), 0, []
-    making = precompute(
-        pipe.vae, edits, settings, out, data=mark, skip_broken=options.skip_broken, shard=shard,
-        patience=options.patience, on_wait=lambda text: bar.set_postfix_str(text),
-    )  # fmt: skip
-    with tqdm(unit="pair", mininterval=rest, dynamic_ncols=True, total=len(edits)) as bar:
-        for made in making:
-            pairs += made.pairs
-            broken += made.broken
-            bar.update(made.pairs + len(made.broken))
-            for each in made.broken:
-                bar.write(f"left out: {each}")
-    seconds = time.perf_counter() - started
-    left = f"; {len(broken)} left out" if broken else ""
-    print(
-        f"{out}: {pairs} pairs in {settings.variants} variants in {seconds:.1f} s "
-        f"({2 * pairs * settings.variants / seconds:.3g} pictures/s){left}"
+    device = local_device(options.loading.device)
+    vae = options.loading.load(threads=options.threads, device=device, inference=False).vae
+    return LatentMaker(vae=vae, edits=edits, settings=settings_of(options), data=mark, skip_broken=options.skip_broken)
+
+
+def settings_of(options: Options) -> "Settings":
+    """The options that determine the latents."""
+    from ..datagen.precompute import Settings
+    from .train import specs_of
+
+    preset = next(spec.presets[options.preset] for spec in specs_of("editor") if options.preset in spec.presets)
+    return Settings(
+        size=preset.size if options.size is None else options.size,
+        resize=options.resize or preset.resize,
+        flips=preset.flip > 0 if options.flip is None else options.flip == "yes",
+        batch=options.batch_size,
+        **{name: getattr(options, name) for name in ("crops", "seed", "unit", "threads")},
     )

@@ -1,11 +1,11 @@
-"""Control of attention: Prompt-to-Prompt in the paper's way and in its authors', blending, inversion, observing.
+"""Control of attention: Prompt-to-Prompt (as the paper uses it and as its authors do), blending, inversion, recording.
 
-A control is an argument of `Pipeline.edit`, `generate` and `generate_pair`; several compose, in their order.
+A control is an argument of `Pipeline.edit`, `generate`, `sdedit` and `generate_pair`; several act in their order.
 """
 
 from .blend import LocalBlend
-from .edit import Refine, Replace, Reweight
-from .observe import Record
+from .inject import Refine, Replace, Reweight
+from .record import Record
 from .run import Control, Run
 from .share import Share
 

@@ -1,12 +1,12 @@
 """Local blending (Hertz et al. 2022, section 3.3 and its code): outside of a mask the edited picture is its source.
 
-The mask is drawn from where the cross-attention of named words lies, or given. It acts on the denoised prediction,
+The mask comes from the cross-attention of named words, or is given. It acts on the denoised prediction,
 
     D_edited <- D_source + mask (D_edited - D_source)
 
-and the network is shown an edited latent that is blended likewise with the last mask. With a mask of 0 and 1 that is
-the authors' blending of the latent after each step, for every sampler whose step is linear in z and D: by the last step
-z is D. Where a mask shrinks on the way the sampler still holds what lay under the larger one, and lets it fade.
+and the network's input, the edited latent, is blended likewise with the last mask. For a mask of 0 and 1 and a sampler
+whose step is linear in z and D, this equals the authors' blending of the latent after each step. Where a mask shrinks
+during the run, the sampler's latent still holds what lay under the larger one; it fades by the last step, where z is D.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from ..nn.attention import Site
 from ..text.align import positions
-from .edit import pairs_of
-from .observe import map_size, sizes_of
+from .inject import pairs_of
+from .record import map_size
 from .run import AtSites, Control, Run, check_fraction
 
 Field = Callable[[Tensor, float], Tensor]
@@ -32,20 +32,19 @@ Words = str | Sequence[str]
 
 @dataclass(frozen=True, eq=False)
 class LocalBlend(Control):
-    """The edited half of each pair differs from its source only where `words` are, or where `mask` says.
+    """The edited half of each pair differs from its source only where `words` are, or inside `mask`.
 
-    words: a word that both prompts have, or two entries (of the source, of the edited prompt), each a word or a list of
-    them, which may be empty. mask: in their place, (y, x) from 0 (source) to 1, a picture, an array or a tensor, which
-    is stretched over the latents. subtract: a word or a list of them, which stay the source's wherever they are; each
-    is looked for in both prompts.
+    words: a word that both prompts have, or two entries (source's, edited prompt's), each a word or a list of words,
+    possibly empty. mask: instead of words, (y, x) from 0 (source) to 1, a picture, an array or a tensor, stretched over
+    the latents. subtract: a word or a list of words, looked up in both prompts; where they are, the source stays.
 
     A word's mask is where its map exceeds `threshold` (subtract_threshold) of the map's own maximum. Maps are averaged
-    over all steps so far; the blend begins after `start`, a fraction of the steps. size: of the maps, (y, x) or the
-    shorter side; unless given, the coarsest whose shorter side is at least 16 (as 16 x 16 of latents of 64 x 64), or
-    the finest there is. Maps are as the controls before this one in the list have made them.
+    over all steps so far; blending starts after `start`, a fraction of the steps. size: of the maps, (y, x) or the
+    shorter side; by default the coarsest whose shorter side is at least 16 (16 x 16 for latents of 64 x 64), else the
+    finest. Maps are taken after the controls before this one in the list.
 
-    Raises ValueError for options that mean nothing; of a run, where it has no pair, a word is absent or no map is of
-    that size.
+    Raises ValueError for invalid options; on `bind`, for a run without a pair, a word that is absent and a
+    size that no map has.
     """
 
     words: Any = None
@@ -59,7 +58,7 @@ class LocalBlend(Control):
 
     def __post_init__(self):
         if (self.words is None) == (self.mask is None):
-            raise ValueError("LocalBlend takes either words or a mask: where the edited picture may differ")
+            raise ValueError("LocalBlend takes either words or a mask for where the edited picture may differ")
         for name in ("threshold", "start", "subtract_threshold"):
             check_fraction(name.replace("_", " "), getattr(self, name))
         if self.words is not None and not any(self._words):
@@ -70,7 +69,7 @@ class LocalBlend(Control):
 
     @property
     def _words(self) -> tuple[list[str], list[str]]:
-        """Of the source, of the edited prompt."""
+        """The source's and the edited prompt's."""
         if self.words is None or isinstance(self.words, str):
             both = _list_of_words(self.words or ())
             return both, both
@@ -79,7 +78,7 @@ class LocalBlend(Control):
         source, edited = map(_list_of_words, self.words)
         return source, edited
 
-    def over(self, run: Run) -> Control:
+    def bind(self, run: Run) -> Control:
         pairs, tokens = pairs_of(run, "LocalBlend"), torch.zeros(2, len(run.sources), 0)
         if any(self._words) or self.subtract:
             tokens = torch.zeros(2, len(run.sources), run.tokenizer.max_length)
@@ -92,20 +91,29 @@ class LocalBlend(Control):
         thresholds = self.threshold, self.subtract_threshold
         mask = None if self.mask is None else fit_mask(as_mask(self.mask), run.size)
         start = run.cut(int(self.start * run.steps)) if self.start else float("inf")
-        return Blending(run.size, pairs, tokens, thresholds, mask, start, chosen_size(self.size, run.size))
+        sizes = run.map_sizes, chosen_size(self.size, run.map_sizes)
+        return BoundBlend(run.size, pairs, tokens, thresholds, mask, start, *sizes)
 
 
-class Blending(Control):
-    """LocalBlend, fitted to a run, with what it has seen of it.
+class BoundBlend(Control):
+    """LocalBlend in a run, with the maps seen so far.
 
-    tokens (2, b, m): 1 at the words and at those to be subtracted. size: of the maps, or None to choose.
+    tokens (2, b, m): 1 at the words, and at the words to subtract. sizes: of all maps of the network; size: of the maps
+    to use, or None to choose.
     """
 
     def __init__(
-        self, shape: Size, pairs: Sequence[tuple[int, int]], tokens: Tensor, thresholds: tuple[float, float],
-        given: Tensor | None, start: float, size: Size | None,
+        self,
+        shape: Size,
+        pairs: Sequence[tuple[int, int]],
+        tokens: Tensor,
+        thresholds: tuple[float, float],
+        given: Tensor | None,
+        start: float,
+        sizes: Sequence[Size],
+        size: Size | None,
     ):
-        self.shape, self.tokens, self.thresholds, self.given = shape, tokens, thresholds, given
+        self.sizes, self.shape, self.tokens, self.thresholds, self.given = sizes, shape, tokens, thresholds, given
         self.source, self.edited = (torch.tensor(side) for side in zip(*pairs))
         self.start, self.size = start, size
         self.watches = bool(tokens.any())
@@ -118,29 +126,29 @@ class Blending(Control):
 
     # Maps
 
-    def at(self, sigma: float, branches: Sequence[int], b: int) -> "Watching | None":
+    def for_call(self, sigma: float, branches: Sequence[int], b: int) -> "BlendCall | None":
         if 0 not in branches or not self.watches:
             return None
-        return Watching(self, list(branches).index(0) * b)
+        return BlendCall(self, list(branches).index(0) * b)
 
     def wants(self, n: int) -> bool:
-        """Whether maps of n pixels are those that are looked for, or better than all that were met so far."""
-        size = map_size(n, self.shape)
+        """Whether to use maps of n pixels: of the size asked for, or at least as good as those seen so far."""
+        size = map_size(n, self.sizes)
         if self.size is not None:
             return size == self.size
         return self.seen is None or _rank(size) >= _rank(self.seen)
 
     def add(self, p: Tensor, first: int) -> None:
-        """Sum up where the words are in the probabilities p (r, h, n, m) of one site, whose rows start at `first`."""
-        size, b = map_size(p.shape[2], self.shape), self.tokens.shape[1]
+        """Add the words' maps in the probabilities p (r, h, n, m) of one site; the batch's rows start at `first`."""
+        size, b = map_size(p.shape[2], self.sizes), self.tokens.shape[1]
         self.tokens = self.tokens.to(p.device, torch.float32)
         mean = p[first : first + b].detach().mean(1, dtype=torch.float32)
         maps = torch.einsum("bnm,kbm->kbn", mean, self.tokens)
-        self.sums, self.seen = (maps if size != self.seen else self.sums + maps), size
+        self.sums, self.seen = (maps if self.sums is None or size != self.seen else self.sums + maps), size
 
     # Masks
 
-    def around(self, field: Field) -> Field:
+    def wrap(self, field: Field) -> Field:
         def blended(z: Tensor, sigma: float) -> Tensor:
             denoised = field(self.blend(z), sigma)
             if sigma > self.start:
@@ -151,14 +159,14 @@ class Blending(Control):
         return blended
 
     def blend(self, z: Tensor) -> Tensor:
-        """z (b, c, y, x), the edited halves with the last mask: exact where that is 0 or 1."""
+        """z (b, c, y, x) with the edited halves blended by the last mask; exact where it is 0 or 1."""
         if self.mask is None:
             return z
         source, edited = self.source.to(z.device), self.edited.to(z.device)
         return z.index_copy(0, edited, torch.lerp(z[source], z[edited], self.mask))
 
     def masks(self, z: Tensor) -> Tensor:
-        """(p, 1, y, x) like z: 1 where the edited half is its own."""
+        """(p, 1, y, x) like z: 1 where the edited half may differ."""
         if self.watches and self.sums is None:
             sized = "" if self.size is None else f" of {self.size[0]} x {self.size[1]} (y x)"
             raise ValueError(
@@ -174,20 +182,21 @@ class Blending(Control):
         return mask[:, None]
 
     def both(self, kind: int, pool: bool) -> Tensor:
-        """(p, y, x): where the words are in the source or in the edited half."""
+        """(p, y, x): where the words are in the source or the edited half."""
+        assert self.sums is not None and self.seen is not None  # `masks` has raised otherwise
         maps = self.sums[kind].unflatten(-1, self.seen)
         mask = where(maps, self.shape, self.thresholds[kind], pool)
         return mask[self.source.to(mask.device)] | mask[self.edited.to(mask.device)]
 
 
-class Watching(AtSites):
-    """One UNet call: its maps are summed up and left as they are."""
+class BlendCall(AtSites):
+    """One network call: its maps are added and left as they are."""
 
-    def __init__(self, blending: Blending, first: int):
+    def __init__(self, blending: BoundBlend, first: int):
         self.blending, self.first, self.now = blending, first, False
 
     def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]:
-        self.now = site.kind == "cross" and self.blending.wants(q.shape[2])  # inputs are asked for first
+        self.now = site.kind == "cross" and self.blending.wants(q.shape[2])  # attention asks for inputs first
         return q, k, v
 
     def needs_probs(self, site: Site) -> bool:
@@ -199,10 +208,10 @@ class Watching(AtSites):
 
 
 def where(maps: Tensor, shape: Size, threshold: float, pool: bool = True) -> Tensor:
-    """Maps (b, y, x) -> whether they exceed `threshold` of their maximum, (b, *shape). A map of zeros does nowhere.
+    """Maps (b, y, x) -> where they exceed `threshold` of their maximum, (b, *shape); nowhere for a map of zeros.
 
-    First each pixel takes the largest of its 3 x 3 neighbours (`pool`). Brought to `shape` by the nearest pixel, as
-    published: the mask's own edge, and no value that is not the map's.
+    First each pixel takes the largest of its 3 x 3 neighbours (`pool`), then the map is enlarged to `shape` by nearest
+    neighbour, as published.
     """
     maps = maps[:, None]
     if pool:
@@ -211,26 +220,25 @@ def where(maps: Tensor, shape: Size, threshold: float, pool: bool = True) -> Ten
     return maps > threshold * maps.amax((-2, -1), keepdim=True)
 
 
-def chosen_size(size: int | Size | None, latents: Size) -> Size | None:
-    """(y, x) of the maps named by `size`. Raises ValueError where latents of (y, x) have none of that size."""
+def chosen_size(size: int | Size | None, there: Sequence[Size]) -> Size | None:
+    """(y, x) of the maps named by `size`. Raises ValueError where the network has none of that size."""
     if size is None:
         return None
-    there = sizes_of(latents)
     named = [each for each in there if size == min(each) or (not isinstance(size, int) and tuple(size) == each)]
     if not named:
         listed = ", ".join(f"{y} x {x}" for y, x in there)
-        raise ValueError(f"size {size!r}: maps of latents of {latents[0]} x {latents[1]} are (y x) {listed}")
+        raise ValueError(f"size {size!r}: this network's maps are (y x) {listed}")
     return named[0]
 
 
 def _rank(size: Size) -> tuple[bool, int]:
-    """The higher the better: the coarsest with a shorter side of 16 or more, else the finest."""
+    """Higher is better: the coarsest with a shorter side of 16 or more, else the finest."""
     enough = min(size) >= 16
     return enough, -size[0] * size[1] if enough else size[0] * size[1]
 
 
 def as_mask(mask: Any) -> Tensor:
-    """A mask as given -> (y, x) float32. Raises ValueError unless it has two dimensions and values from 0 to 1."""
+    """A mask as (y, x) float32. Raises ValueError unless it has two dimensions and values from 0 to 1."""
     if isinstance(mask, Image.Image):
         mask = np.asarray(mask.convert("L"), dtype=np.float32) / 255
     mask = torch.as_tensor(mask).detach().to("cpu", torch.float32)
@@ -242,7 +250,7 @@ def as_mask(mask: Any) -> Tensor:
 
 
 def fit_mask(mask: Tensor, shape: Size) -> Tensor:
-    """(y, x) -> `shape`, each place the mean of what it covers."""
+    """(y, x) -> `shape` by area averaging."""
     return interpolate(mask[None, None], size=shape, mode="area")[0, 0]
 
 
@@ -258,7 +266,7 @@ def _tokens(run: Run, i: int, words: Sequence[str]) -> list[int]:
 
 
 def _anywhere(run: Run, items: Sequence[int], word: str) -> list[list[int]]:
-    """The word's tokens in each item's prompt, in some of them none. Raises ValueError where all lack it."""
+    """The word's tokens in each item's prompt, or none. Raises ValueError if all prompts lack it."""
     found, error = [], None
     for i in items:
         try:
@@ -266,6 +274,6 @@ def _anywhere(run: Run, items: Sequence[int], word: str) -> list[list[int]]:
         except ValueError as absent:
             error = absent
             found.append([])
-    if not any(found):
+    if error is not None and not any(found):
         raise error
     return found

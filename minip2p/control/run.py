@@ -1,8 +1,9 @@
-"""What a control is, and what it may know of the run that it is part of.
+"""What a control is, and what it knows of the run that it is part of.
 
-A control is a value. `over(run)` fits it to a run: noise levels, latents' size, prompts. Then, before every UNet call,
-`at(sigma, branches, b)` says what it does there, as something that attention itself asks (`nn.attention`); so a control
-carries no counter of steps or layers, and holds for any sampler and any guidance. Rows of a call are "(g b)".
+A control is a value with three methods. `bind(run)` fits it to a run: noise levels, latent size, prompts. Before every
+network call, `for_call(sigma, branches, b)` returns what attention has to ask in that call (`nn.attention`).
+`wrap(field)` may change the field that is sampled. A control counts neither steps nor layers, so it works with any
+sampler and any guidance. Rows of a call are "(g b)".
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +23,12 @@ class Run:
     """the noise levels, falling: one more than there are steps"""
     size: tuple[int, int]
     """y and x of the latents"""
+    map_sizes: tuple[tuple[int, int], ...] = ()
+    """(y, x) of the network's attention maps, the largest first"""
     prompts: tuple[str, ...]
-    """the text of each item, which guidance branch 0 is conditioned on"""
+    """the text of each item, on which guidance branch 0 is conditioned"""
     sources: tuple[int, ...]
-    """for each item the one that it is made from: itself, unless it is the edited half of a pair"""
+    """for each item the item that it is made from: itself, unless it is the edited half of a pair"""
     tokenizer: Any = None
 
     @property
@@ -33,31 +36,31 @@ class Run:
         return len(self.sigmas) - 1
 
     def cut(self, steps: int) -> float:
-        """The noise level at which a window of the first so many steps is over: it is open while sigma > this."""
+        """The noise level at which a window of the first `steps` steps ends: it is open while sigma > this."""
         return self.sigmas[max(0, min(steps, self.steps))]
 
 
 class Control:
-    """Does nothing. Those that do something say so in these three."""
+    """Does nothing; a control overrides what it needs of these three methods."""
 
-    def over(self, run: Run) -> "Control":
+    def bind(self, run: Run) -> "Control":
         """This control, fitted to a run. Raises ValueError where it does not fit, e.g. for a word that is absent."""
         return self
 
-    def at(self, sigma: float, branches: Sequence[int], b: int) -> AttentionControl | None:
-        """What it does in the UNet call at noise level `sigma` on rows (g b), g the guidance branches of these numbers.
+    def for_call(self, sigma: float, branches: Sequence[int], b: int) -> AttentionControl | None:
+        """What it does in the network call at noise level `sigma` on rows (g b), g the branches of these numbers.
 
-        None is nothing. Branch 0 is the one that has the text.
+        None: nothing. Branch 0 is the one with the text.
         """
         return None
 
-    def around(self, field: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
-        """The guided field (z, sigma) -> denoised, or what is to be sampled in its place."""
+    def wrap(self, field: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+        """The field (z, sigma) -> denoised to sample, given the guided one."""
         return field
 
 
 class AtSites(AttentionControl):
-    """Leaves attention as it is, everywhere. Those that change something say so in these three."""
+    """Leaves attention as it is at every site; overrides change it."""
 
     def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]:
         return q, k, v
@@ -70,7 +73,7 @@ class AtSites(AttentionControl):
 
 
 def check_fraction(name: str, value: float) -> float:
-    """`value` where it is a number from 0 to 1, else a ValueError that names it."""
+    """`value` as a float. Raises ValueError unless it is a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name} {value!r}: expected a number from 0 to 1")
     return float(value)

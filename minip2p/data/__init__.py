@@ -1,1 +1,1 @@
-"""Pictures: reading and fitting any (`images`), and a tiny world of edits whose right answer is known (`scenes`)."""
+"""Images, sets of edit pairs in any layout, captions, precomputed latents; importing and inspecting a set."""

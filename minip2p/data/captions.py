@@ -1,6 +1,6 @@
-"""Captions, and triplets of caption, instruction and edited caption: reading them, and the text that a writer sees.
+"""Captions, and triplets of caption, instruction and edited caption: their tables, and their text for a language model.
 
-A writer is asked with `caption\\n##\\n` and answers `edit\\n%%\\noutput\\nEND`, as the paper's language model was.
+The prompt is `caption\\n##\\n`, the completion `edit\\n%%\\noutput\\nEND`, as in the paper.
 """
 
 import csv
@@ -8,22 +8,22 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ASK, BETWEEN, STOP = "\n##\n", "\n%%\n", "\nEND"
 NAMES = ("input", "caption")
-"""what a caption may be called in a row; the first is what is written"""
-ENDINGS = (".jsonl", ".ndjson", ".csv", ".txt")
-"""of tables that are read"""
+"""field names of a caption; the first one is written"""
+ENDINGS = (".jsonl", ".csv", ".txt")
+"""of tables"""
 
 
 class Refused(ValueError):
-    """A completion that gives no instruction; the message is the rule that it falls to."""
+    """A completion that is not a valid instruction; the message is the rule that it breaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Triplet:
-    """A caption, an instruction, and the caption after it."""
+    """A caption, an instruction, and the edited caption."""
 
     input: str
     edit: str
@@ -31,20 +31,20 @@ class Triplet:
 
 
 def prompt_text(caption: str) -> str:
-    """What a writer is asked."""
+    """The prompt of a language model."""
     return caption + ASK
 
 
 def completion_text(edit: str, output: str) -> str:
-    """What it should answer."""
+    """The completion that a language model learns."""
     return f"{edit}{BETWEEN}{output}{STOP}"
 
 
 def parse_completion(caption: str, completion: str) -> tuple[str, str]:
-    """(instruction, edited caption) of an answer, with or without its STOP. Raises Refused.
+    """(instruction, edited caption) of a completion, with or without its STOP. Raises Refused.
 
-    The authors' rules: exactly two parts, and an edited caption that is another caption. Beyond theirs, neither part is
-    empty or has more than one line: such a part is the caption of nothing.
+    The authors' rules: exactly two parts, and an edited caption that differs from the caption. Ours: neither part is
+    empty or has several lines.
     """
     parts = completion.split(STOP)[0].split(BETWEEN)
     if len(parts) != 2:
@@ -60,17 +60,17 @@ def parse_completion(caption: str, completion: str) -> tuple[str, str]:
 
 
 def bare(text: str) -> str:
-    """A caption without what makes no difference: capital letters, and `.!?` at its ends."""
+    """A caption without what makes no difference: in lower case, without `.!?` and spaces at both ends."""
     return text.lower().strip().strip(".!? ").strip()
 
 
 def one_line(text: str) -> str:
-    """A text of several lines as one; a text of one line as it is."""
+    """The lines of a text joined by spaces."""
     return " ".join(line for line in map(str.strip, text.splitlines()) if line)
 
 
 def distinct(captions: Iterable[str]) -> list[str]:
-    """The captions without those that an earlier one tells already, but for what makes no difference."""
+    """The captions without those that are equal to an earlier one (as `bare` compares them)."""
     first: dict[str, str] = {}
     for caption in captions:
         first.setdefault(bare(caption), caption)
@@ -80,82 +80,80 @@ def distinct(captions: Iterable[str]) -> list[str]:
 def read_rows(
     path: str | Path, on_broken: Callable[[int, ValueError], None] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a table: .jsonl an object a line, .csv with a head line, .txt a caption a line. Empty lines pass.
+    """(line number, row) of a table: .jsonl with an object per line, .csv with a header, .txt with a caption per line.
 
-    Raises ValueError that names file and line; `on_broken`, if given, is told of a broken line instead.
+    Empty lines are skipped. Raises ValueError that names file and line; `on_broken`, if given, gets it instead.
     """
     path = Path(path)
-
-    def refuse(number: int, error: ValueError) -> None:
-        if on_broken is None:
-            raise error
-        on_broken(number, error)
-
-    if path.suffix.lower() not in ENDINGS:
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
         raise ValueError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(ENDINGS)}")
     try:
-        with open(path, encoding="utf-8-sig", newline="" if path.suffix.lower() == ".csv" else None) as file:
-            if path.suffix.lower() == ".csv":
-                table = csv.DictReader(file)
-                for row in table:
-                    if None in row or None in row.values():
-                        where = f"{path}, line {table.line_num}"
-                        refuse(table.line_num, ValueError(f"{where}: not as many values as the head line has names"))
-                        continue
-                    yield table.line_num, row
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        row = _row(path, number, line.strip())
-                    except ValueError as error:
-                        refuse(number, error)
-                        continue
+        with open(path, encoding="utf-8-sig", newline="" if ending == ".csv" else None) as file:
+            for number, row in _csv_rows(file) if ending == ".csv" else _line_rows(file, ending):
+                if not isinstance(row, str):
                     yield number, row
+                    continue
+                error = ValueError(f"{path}, line {number}: {row}")
+                if on_broken is None:
+                    raise error
+                on_broken(number, error)
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text in UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 text") from None
     except csv.Error as error:
         raise ValueError(f"{path}: not a table of comma-separated values ({error})") from None
 
 
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        return {NAMES[0]: line}
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f'{path}, line {number}: expected an object like {{"input": "a cat in a meadow"}}')
-    return row
+def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(line number, row, or what is wrong with it)."""
+    table = csv.DictReader(file)
+    for row in table:
+        complete = None not in row and None not in row.values()
+        yield table.line_num, row if complete else "not as many values as the header has names"
+
+
+def _line_rows(file: TextIO, ending: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(line number, row, or what is wrong with it)."""
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        if ending == ".txt":
+            yield number, {NAMES[0]: line.strip()}
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON ({error})"
+            continue
+        yield number, row if isinstance(row, dict) else f"expected an object, found a {type(row).__name__}"
 
 
 def text_of(path: str | Path, number: int, row: dict[str, Any], *names: str) -> str:
-    """The row's text under the first of the names that it has. Raises ValueError where it has none, or no text."""
+    """The row's text in the first of these fields that it has. Raises ValueError if it has none or it is no text."""
     name = next((name for name in names if name in row), None)
     if name is None:
-        there = ", ".join(map(repr, row)) or "-"
-        raise ValueError(f"{path}, line {number}: {names[0]!r} is missing; there are {there}")
+        found = ", ".join(map(repr, row)) or "-"
+        raise ValueError(f"{path}, line {number}: {names[0]!r} is missing; there are {found}")
     text = row[name]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{path}, line {number}: {name!r} is {json.dumps(text)[:80]}; expected a text")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # JSON can tell them, no file in UTF-8 can
-        raise ValueError(f"{path}, line {number}: {name!r} holds half of a letter (a lone surrogate); expected a text")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # JSON can contain them, UTF-8 cannot
+        raise ValueError(f"{path}, line {number}: {name!r} holds half a character (a lone surrogate); expected a text")
     return text.strip()
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """All captions of a table, each on one line. Raises ValueError that names file and line, or tells of none."""
+    """All captions of a table, each on one line. Raises ValueError that names file and line, or if there are none."""
     captions = [one_line(text_of(path, number, row, *NAMES)) for number, row in read_rows(path)]
     if not captions:
-        raise ValueError(f"{path} is empty; expected captions, one a line")
+        raise ValueError(f"{path} is empty; expected one text per line")
     return captions
 
 
 def read_triplets(path: str | Path) -> list[Triplet]:
     """All triplets of a table: `input` (or `caption`), `edit`, `output`; each on one line.
 
-    Raises ValueError that names file and line; also where there are none.
+    Raises ValueError that names file and line, or if there are none.
     """
     keys = {"input": NAMES, "edit": ("edit",), "output": ("output",)}
     triplets = [
@@ -165,11 +163,3 @@ def read_triplets(path: str | Path) -> list[Triplet]:
     if not triplets:
         raise ValueError(f'{path} is empty; expected lines like {{"input": "...", "edit": "...", "output": "..."}}')
     return triplets
-
-
-def read_words(path: str | Path) -> list[str]:
-    """Words and phrases of a text, one a line. Raises ValueError; also where there are none."""
-    words = [text_of(path, number, row, NAMES[0]) for number, row in read_rows(path)]
-    if not words:
-        raise ValueError(f"{path} is empty; expected words, one a line")
-    return words

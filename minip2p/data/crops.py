@@ -1,4 +1,4 @@
-"""From a pair of pictures of any size to two squares: what training does to both alike (section 3.2 of the paper)."""
+"""From a pair of images of any size to two squares: both are resized, cropped and mirrored alike (section 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,26 +8,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .images import LANCZOS, to_tensor
+from .fits import LANCZOS
+from .images import to_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """How a pair is brought to a square: the shorter side to `side`, the square's place, and whether it is mirrored."""
+    """A square of a pair: the shorter side is resized to `side`, then a square is cut out, and perhaps mirrored."""
 
     side: int
     left: float
-    """0 to 1, of what overhangs"""
+    """place of the square, 0 to 1 of the pixels that are cut off"""
     top: float
     flip: bool = False
 
     @classmethod
     def draw(cls, rng: np.random.Generator, resize: Sequence[int], flip: float) -> "Crop":
+        """A random crop; resize: limits of `side`, flip: probability of mirroring."""
         left, top, mirrored = rng.random(3).tolist()
         return cls(side=int(rng.integers(resize[0], resize[1] + 1)), left=left, top=top, flip=mirrored < flip)
 
     def __call__(self, source: Image.Image, target: Image.Image, size: int) -> Tensor:
-        """(2, 3, size, size) in [-1, 1]. A target of another shape than its source is first taken to that."""
+        """(2, 3, size, size) in [-1, 1]. A target of another size is first resized to the source's."""
         if target.size != source.size:
             target = target.resize(source.size, LANCZOS)
         w, h = source.size

@@ -1,80 +1,101 @@
-"""Edit data sets: any known layout as one sequence of pairs, and splits of it that last.
+"""Sets of edit pairs in any layout as one sequence, and splits that stay the same.
 
-    edits = open_edits("data/pairs")        # the authors' folders, WebDataset tars, parquet, MagicBrush, a hub's name
-    edits[0].source, edits[0].target, edits[0].instruction
-    train, val, test = split(edits)         # lists of indices
+edits = open_edits("data/pairs")        # the authors' folders, WebDataset tars, parquet, MagicBrush, or on the hub
+edits[0].source, edits[0].target, edits[0].instruction
+train, val, test = split(edits)         # lists of indices
 """
 
 import hashlib
 import io
-import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike, scandir
+from itertools import accumulate
+from os import PathLike
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
-from .edit_sources import EditsError, EditText, Folder, MagicBrush, Stored, Tars
-from .edit_tables import Table, load_table, saved_folder
-from .images import decode
 from .latents import is_precomputed
+from .layouts.common import EditsError, EditText, EncodedImage
+from .layouts.folder import Folder, has_pairs
+from .layouts.huggingface import HuggingFaceTable, is_saved_folder, load_table
+from .layouts.magicbrush import MagicBrush
+from .layouts.webdataset import Tars
+from .pixels import decode
 
-__all__ = ["EditPair", "EditText", "Edits", "EditsError", "Source", "Stored", "open_edits", "share_of", "split"]
+__all__ = ["LAYOUTS", "EditPair", "EditText", "Edits", "EditsError", "EncodedImage", "Layout", "open_edits", "split"]
 
-KNOWN = (
-    "folders with prompt.json, 1_0.jpg and 1_1.jpg (and seeds.json) as the authors', .tar of WebDataset, .parquet, or "
-    "MagicBrush's edit_turns.json"
-)
 SPLITS = (0.9, 0.05, 0.05)
-"""the authors': to train, to validate, to test"""
+"""the authors': training, validation, test"""
 
 
-class Source(Protocol):
-    """Where pairs lie."""
-
-    units: np.ndarray
-    """(n,) of whole numbers that never fall: the first-level entry that each item is of"""
+class Layout(Protocol):
+    """What a layout offers: the pairs at one place, read one by one."""
 
     def __len__(self) -> int: ...
 
     def text(self, i: int) -> EditText:
-        """Raises EditsError that names the item."""
+        """Raises EditsError that names the pair."""
 
-    def files(self, i: int) -> tuple[Stored, Stored]:
-        """Source and target. Raises EditsError that names the item."""
+    def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
+        """Source and target. Raises EditsError that names the pair."""
+
+
+def _open_tars(path: str, part: str | None) -> Layout:
+    return Tars(sorted(Path(path).glob("*.tar")) if Path(path).is_dir() else [Path(path)])
+
+
+def _open_magicbrush(path: str, part: str | None) -> Layout:
+    folder = Path(path) / (part or "train")
+    return MagicBrush(folder if folder.is_dir() else Path(path))
+
+
+def _open_folder(path: str, part: str | None) -> Layout:
+    return Folder(Path(path))
+
+
+def _open_table(path: str, part: str | None) -> Layout:
+    return HuggingFaceTable(load_table(path, part), path)
+
+
+LAYOUTS: dict[str, Callable[[str, str | None], Layout]] = {
+    "folder": _open_folder,
+    "webdataset": _open_tars,
+    "magicbrush": _open_magicbrush,
+    "huggingface": _open_table,
+}
+"""name -> what opens the layout, from (path, part)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditPair:
-    """A picture, an instruction, and the picture after it."""
+    """An image, an instruction, and the edited image."""
 
     source: Image.Image
-    """RGB, 8 bits, as `images.open_image` gives them"""
+    """8-bit RGB, as from `images.open_image`"""
     target: Image.Image
-    """RGB; of the source's size in every published set, but nothing holds it there"""
+    """8-bit RGB; of the source's size in every published set, which is not checked"""
     instruction: str
     name: str
     input: str | None = None
-    """the source's caption, where there is one"""
+    """the source's caption, if there is one"""
     output: str | None = None
-    """the target's caption, where there is one"""
+    """the target's caption, if there is one"""
 
 
 class Edits(Sequence[EditPair]):
-    """A set of pairs. Reading one opens that one only; it pickles, forks and is read from any number of processes.
+    """A set of pairs. Indexing reads that pair only. It pickles, forks, and is read from any number of processes.
 
-    Whatever cannot be read raises ValueError in one line that names the item.
+    A pair that cannot be read raises ValueError (EditsError, ImageError) in one line that names it.
     """
 
-    def __init__(self, source: Source, path: str):
-        self.source, self.path = source, path
+    def __init__(self, layout: Layout, path: str):
+        self.layout, self.path = layout, path
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.layout)
 
     def __repr__(self) -> str:
         return f"Edits({self.path!r}, {len(self):,} pairs)"
@@ -82,33 +103,32 @@ class Edits(Sequence[EditPair]):
     def __getitem__(self, i: int) -> EditPair:
         return self.read(i)[2]
 
-    def read(self, i: int) -> tuple[EditText, tuple[Stored, Stored], EditPair]:
-        """An item as a pair, with what it was made of."""
+    def read(self, i: int) -> tuple[EditText, tuple[EncodedImage, EncodedImage], EditPair]:
+        """A pair, and the text and the image files that it was made of."""
         text, files = self.text(i), self.files(i)
-        source, target = (decode(io.BytesIO(stored.data), stored.name) for stored in files)
-        told = {"instruction": text.instruction, "input": text.input, "output": text.output}
-        return text, files, EditPair(source=source, target=target, name=text.name, **told)
+        source, target = (decode(io.BytesIO(image.data), image.name) for image in files)
+        captions = {"input": text.input, "output": text.output}
+        return (
+            text,
+            files,
+            EditPair(source=source, target=target, instruction=text.instruction, name=text.name, **captions),
+        )
 
     def text(self, i: int) -> EditText:
-        """All of an item but its pictures, which are not opened."""
-        return self.source.text(self._at(i))
+        """Everything about a pair except its images, which are not opened."""
+        return self.layout.text(self._at(i))
 
     def texts(self) -> Iterator[EditText]:
-        """Every item's text, in order."""
-        return (self.source.text(i) for i in range(len(self)))
+        """The text of every pair, in order."""
+        return (self.layout.text(i) for i in range(len(self)))
 
     def key(self, i: int) -> str:
-        """The item's own name in its set, which stays when others come or go."""
+        """The pair's own name in its set, the same when pairs are added or removed."""
         return self.text(i).key
 
-    def files(self, i: int) -> tuple[Stored, Stored]:
-        """Source and target as they are stored: the bytes of JPEG, PNG or WebP files, not looked into."""
-        return self.source.files(self._at(i))
-
-    @property
-    def units(self) -> np.ndarray:
-        """(n,): of the authors' folders the number of the prompt that each item is of; else the item's own."""
-        return self.source.units
+    def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
+        """Source and target, not decoded."""
+        return self.layout.files(self._at(i))
 
     def _at(self, i: int) -> int:
         at = operator.index(i)
@@ -118,15 +138,14 @@ class Edits(Sequence[EditPair]):
 
 
 def open_edits(path: str | PathLike, *, layout: str | None = None, part: str | None = None) -> Edits:
-    """The pairs in a folder or file, or of a set on Hugging Face's hub.
+    """The pairs in a folder or file, or in a set on Hugging Face's hub (OWNER/NAME).
 
-    layout: a word of LAYOUTS; None recognises it. part: of a set in several, such as "train" (which it is if there is
-    one) or "dev".
-    Raises EditsError where there is nothing, nothing known, or no pair; and for a broken list or tar, not yet for a
-    broken item.
+    layout: a word of LAYOUTS; recognised unless given. part: of a set in several parts, e.g. "dev"; "train" unless
+    given. Raises EditsError for a missing, unknown or empty set, and for a broken list or tar; a broken pair is an
+    error only when it is read.
     """
     path = str(path)
-    layout = layout or _recognised(Path(path))
+    layout = layout or _recognise(Path(path))
     if layout not in LAYOUTS:
         raise EditsError(f"unknown layout {layout!r}; there are {', '.join(LAYOUTS)}")
     edits = Edits(LAYOUTS[layout](path, part), path)
@@ -135,26 +154,8 @@ def open_edits(path: str | PathLike, *, layout: str | None = None, part: str | N
     return edits
 
 
-def _open_tars(path: str, part: str | None) -> Tars:
-    return Tars(sorted(Path(path).glob("*.tar")) if Path(path).is_dir() else [Path(path)])
-
-
-def _open_magicbrush(path: str, part: str | None) -> MagicBrush:
-    within = Path(path) / (part or "train")
-    return MagicBrush(within if within.is_dir() else Path(path))
-
-
-LAYOUTS = {
-    "folder": lambda path, part: Folder(Path(path)),
-    "webdataset": _open_tars,
-    "magicbrush": _open_magicbrush,
-    "huggingface": lambda path, part: Table(load_table(path, part), path),
-}
-"""a layout's name -> what opens it"""
-
-
-def _recognised(path: Path) -> str:
-    """The layout of what lies at `path`."""
+def _recognise(path: Path) -> str:
+    """The layout of the set at `path`."""
     if path.is_file():
         layout = {".tar": "webdataset", ".parquet": "huggingface"}.get(path.suffix.lower())
         if layout is None:
@@ -165,64 +166,48 @@ def _recognised(path: Path) -> str:
             return "huggingface"  # OWNER/NAME
         raise EditsError(f"{path}: no such file or folder")
     if is_precomputed(path):
-        raise EditsError(f"{path}: is precomputed already, latents in place of pictures; give the pairs it was made of")
-    if _has_pairs(path):
+        raise EditsError(f"{path} is precomputed: it holds latents, not images; give the pairs it was made of")
+    if has_pairs(path):
         return "folder"
     if any(path.glob("*.tar")):
         return "webdataset"
     if any((path / part / "edit_turns.json").is_file() for part in (".", "train", "dev", "test")):
         return "magicbrush"
-    if saved_folder(path):
+    if is_saved_folder(path):
         return "huggingface"
     if (path / "seeds.json").is_file():
         return "folder"
     if any(path.rglob("*.parquet")):
         return "huggingface"
-    raise EditsError(f"{path}: no set of edit pairs that is known; looked for {KNOWN}")
+    raise EditsError(
+        f"{path}: no known set of edit pairs; looked for the authors' folders (prompt.json, 1_0.jpg, 1_1.jpg, "
+        "seeds.json), WebDataset's .tar, .parquet, and MagicBrush's edit_turns.json"
+    )
 
 
-def _has_pairs(path: Path) -> bool:
-    with scandir(path) as entries:
-        return any((path / entry.name / "prompt.json").is_file() for entry in entries if entry.name[0] != ".")
+def split(edits: Edits, fractions: Sequence[float] = SPLITS) -> list[list[int]]:
+    """The pairs' indices in one list per fraction (they add up to 1), each in order; by a hash of `EditText.group`.
 
-
-def split(
-    edits: Edits, fractions: Sequence[float] = SPLITS, by: Literal["caption", "index"] = "caption"
-) -> list[list[int]]:
-    """The items' indices in as many lists as there are fractions (which add up to 1), each in order.
-
-    by="caption": by a hash of what the item tells (`EditText.group`). Items of one caption stay together, and no item
-    ever moves when others are added or filtered away; how many fall to a list is near the fraction, not equal to it.
-    by="index": by the place in the set, as the authors' code does: whole prompts, in the order of seeds.json.
-    Raises ValueError for other words and fractions.
+    Pairs of one caption stay together, and no pair moves when others are added or removed; the lengths are near the
+    fractions, not equal to them. Raises ValueError for other fractions.
     """
-    bounds = _bounds(fractions)
-    if by == "caption":
-        of = [share_of(text.group, fractions) for text in edits.texts()]
-    elif by == "index":
-        units = edits.units
-        count = int(units[-1]) + 1 if len(edits) else 0
-        ends = [math.floor(bound * count) for bound in bounds]
-        of = np.searchsorted(ends, units, side="right").tolist()
-    else:
-        raise ValueError(f"unknown way to split {by!r}; there are caption, index")
+    _bounds(fractions)
     lists: list[list[int]] = [[] for _ in fractions]
-    for i, which in enumerate(of):
-        lists[which].append(i)
+    for i, text in enumerate(edits.texts()):
+        lists[split_of(text.group, fractions)].append(i)
     return lists
 
 
-def share_of(group: str, fractions: Sequence[float] = SPLITS) -> int:
-    """The list that a group falls to: decided by the text alone, the same for ever."""
+def split_of(group: str, fractions: Sequence[float] = SPLITS) -> int:
+    """The split of a group, by number: it depends on the text alone and never changes."""
     digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     return next(which for which, bound in enumerate(_bounds(fractions)) if place < bound or bound == 1)
 
 
 def _bounds(fractions: Sequence[float]) -> list[float]:
-    """Where each list ends, summed from the left as the authors do; the last at 1."""
+    """The end of each split in [0, 1]; the last is 1."""
     fractions = list(fractions)
     if not fractions or not all(0 <= each <= 1 for each in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions {', '.join(map(str, fractions))}: expected numbers that add up to 1")
-    bounds = np.cumsum(fractions).tolist()
-    return [*bounds[:-1], 1.0]
+    return [*accumulate(fractions[:-1]), 1.0]

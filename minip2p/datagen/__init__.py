@@ -1,1 +1,1 @@
-"""From captions to a training set: instructions written, pairs painted, the good ones kept."""
+"""From captions to a training set (section 3.1 of the paper): instructions, pairs of images, CLIP filter, latents."""

@@ -1,29 +1,28 @@
-"""A set of pairs -> what the autoencoder makes of them, so that training need not (`data.latents` has the files).
+"""Encode a set of edit pairs once, so that training reads latents (`data/latents.py` has the format of the files).
 
-A unit is a run of pairs of the set. It is a pure function of (set, autoencoder, settings): crops are drawn from a hash
-of the seed and the pair's key, and both pictures of a pair are cropped and mirrored alike.
+A unit is a range of pairs. It is a pure function of the set, the autoencoder and the settings: crops are drawn from a
+hash of the seed and the pair's key, and both images of a pair are cropped and mirrored alike.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import __version__
-from ..checkpoints.mapped import read_json
 from ..data.crops import Crop
 from ..data.edits import Edits, EditText
 from ..data.latents import HEADER, tar_bytes, unit_name
 from ..models.vae import AutoencoderKL
 from ..pipeline import fingerprint
-from .claims import Claims, work_through
-from .runs import check_same, create
-from .units import clean, part_name, put
+from .engines import Run, run
+from .units import Result, Work, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,100 +30,100 @@ class Settings:
     """How pairs are cropped and how many are in a unit."""
 
     size: int = 256
-    """pixels a side"""
+    """of the square crops, in pixels"""
     resize: tuple[int, int] = (256, 288)
-    """the shorter side, drawn between these two, before a square of `size` is cut out at random"""
+    """the shorter side before a crop at random is taken: drawn between these two"""
     crops: int = 4
     """of each pair"""
     flips: bool = True
-    """each crop mirrored, too: an autoencoder does not make the mirrored latent of a mirrored picture"""
+    """also encode each crop mirrored: the latent of a mirrored image is not the mirrored latent"""
     seed: int = 0
     unit: int = 64
     """pairs in a tar"""
     batch: int = 16
-    """pictures that go through the autoencoder together"""
+    """images that the autoencoder encodes together"""
+    threads: int | None = None
+    """of the CPU; None: PyTorch's own number"""
 
     def __post_init__(self):
-        for name in ("size", "crops", "unit", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed}: expected at least 0")
+        check_whole(self, dict.fromkeys(("size", "crops", "unit", "batch", "threads"), 1) | {"seed": 0})
         if len(self.resize) != 2 or not self.size <= self.resize[0] <= self.resize[1]:
-            raise ValueError(f"resize {self.resize}: expected two sizes, from size {self.size} on")
+            raise ValueError(f"resize {self.resize}: expected two sizes of at least the size {self.size}")
 
     @property
     def variants(self) -> int:
-        """Of each pair."""
+        """Encoded versions of each pair."""
         return self.crops * (1 + self.flips)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A unit that was made here."""
+@dataclass(frozen=True, kw_only=True)
+class LatentMaker:
+    """Makes the tar of a unit. Raises ValueError for a size that the autoencoder does not divide.
 
-    name: str
-    pairs: int
-    broken: list[str]
-    """why pairs are not among them"""
+    data: a digest of the set's items. skip_broken: a pair that cannot be read is left out instead of a ValueError.
+    """
+
+    vae: AutoencoderKL
+    edits: Edits
+    settings: Settings
+    data: str
+    skip_broken: bool = False
+
+    def __post_init__(self):
+        if self.settings.size % self.vae.factor:
+            raise ValueError(f"size {self.settings.size}: expected a multiple of {self.vae.factor}, the autoencoder's")
+
+    @property
+    def header(self) -> dict[str, Any]:
+        c, side = self.vae.config, self.settings.size // self.vae.factor
+        return {
+            "minip2p": __version__,
+            "pairs": len(self.edits),
+            "data": self.data,
+            "vae": fingerprint({"vae": self.vae}),
+            **asdict(self.settings),
+            "resize": list(self.settings.resize),
+            "shape": [c.latent_channels, side, side],
+            "device": next(self.vae.parameters()).device.type,
+            "made_with": {"torch": torch.__version__},
+        }
+
+    def make(self, name: str) -> Result:
+        first = int(name.removesuffix(".tar"))
+        items = range(first, min(first + self.settings.unit, len(self.edits)))
+        encoded = encode_unit(self.vae, self.edits, items, self.settings, self.skip_broken)
+        broken = tuple(f"left out: {each}" for each in encoded if isinstance(each, ValueError))
+        counts = {"pairs": len(encoded) - len(broken)} | ({"broken": len(broken)} if broken else {})
+        return Result(tar_bytes(first, encoded), counts, broken)
+
+
+def file_names(pairs: int, settings: Settings) -> list[str]:
+    """The names of the tars of a set of so many pairs."""
+    return [f"{unit_name(at)}.tar" for at in range(0, pairs, settings.unit)]
 
 
 def precompute(
-    vae: AutoencoderKL, edits: Edits, settings: Settings, out: str | Path, *, data: str, skip_broken: bool = False,
-    shard: tuple[int, int] = (0, 1), patience: float = 600.0, on_wait: Callable[[str], None] | None = None,
-) -> Iterator[Made]:
-    """Make all tars that are not in `out` yet; any number of processes may work on one folder, as with `pairs.make`.
+    vae: AutoencoderKL,
+    edits: Edits,
+    settings: Settings,
+    out: str | Path,
+    *,
+    data: str,
+    skip_broken: bool = False,
+    **engine: Any,
+) -> Run:
+    """Make all tars that are not in `out` yet; each is yielded after it was written.
 
-    data: the set's mark (what its items are). Raises ValueError for a folder of other settings,
-    for a size that the autoencoder does not divide, and, unless
-    skip_broken, for a pair that cannot be read; OSError that names the tar where it cannot be written.
+    data, skip_broken: as for LatentMaker. engine: options of `engines.run`. Raises ValueError for a folder of another
+    run, OSError that names a tar that cannot be written.
     """
-    if settings.size % vae.factor:
-        raise ValueError(f"size {settings.size}: expected a multiple of {vae.factor}, for this autoencoder")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    path, ours = out / HEADER, describe(vae, edits, settings, data)
-    if not path.exists():
-        create(path, ours)
-    check_same(path, read_json(path), ours)
-    clean(out, patience)
-    claims = Claims(out, patience)
-
-    def one(name: str, items: range) -> Made | None:
-        arrays = encode_unit(vae, edits, items, settings, skip_broken, on_batch=lambda: claims.touch(name))
-        broken = [str(each) for each in arrays if isinstance(each, ValueError)]
-        write(out / f"{name}.tar", tar_bytes(items.start, arrays))
-        return Made(name, len(arrays) - len(broken), broken)
-
-    n = settings.unit
-    jobs = [(unit_name(at), range(at, min(at + n, len(edits)))) for at in range(0, len(edits), n)]
-    return work_through(claims, jobs, shard, lambda name: (out / f"{name}.tar").is_file(), one, on_wait)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Whole or not at all. What a killed process leaves beside it tells whose it was, so that `clean` removes it."""
-    beside = path.with_name(part_name(path.name))
-    try:
-        put(beside, data)
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror or error}".lower(), str(path)) from None
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def describe(vae: AutoencoderKL, edits: Edits, settings: Settings, data: str) -> dict:
-    """What precomputed.json holds."""
-    c, side = vae.config, settings.size // vae.factor
-    return (
-        {"minip2p": __version__, "pairs": len(edits), "data": data, "vae": fingerprint({"vae": vae})}
-        | asdict(settings) | {"resize": list(settings.resize), "shape": [c.latent_channels, side, side]}
-        | {"device": next(vae.parameters()).device.type, "made_with": {"torch": torch.__version__}}
-    )  # fmt: skip
+    load = partial(LatentMaker, vae=vae, edits=edits, settings=settings, data=data, skip_broken=skip_broken)
+    names = file_names(len(edits), settings)
+    return run(Work(folder=Path(out), names=names, load=load, header=HEADER), **engine)
 
 
 def crops_of(key: str, settings: Settings) -> list[Crop]:
-    """Of the pair of this key: crop k, and mirrored right after it where flips are made."""
+    """The crops of the pair with this key, each followed by its mirrored version if there are flips."""
     seed = int.from_bytes(sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big")
     found = []
     for k in range(settings.crops):
@@ -136,10 +135,9 @@ def crops_of(key: str, settings: Settings) -> list[Crop]:
 
 @torch.inference_mode()
 def encode_unit(
-    vae: AutoencoderKL, edits: Edits, items: Sequence[int], settings: Settings, skip_broken: bool = False,
-    on_batch: Callable[[], None] | None = None,
+    vae: AutoencoderKL, edits: Edits, items: Sequence[int], settings: Settings, skip_broken: bool = False
 ) -> list[tuple[EditText, np.ndarray] | ValueError]:
-    """Of each item its text and (variants, 3, c, y, x) float16, or why it cannot be read."""
+    """For each item its text and (variants, 3, c, y, x) float16, or why it cannot be read."""
     found: list[tuple[EditText, Tensor] | ValueError] = []
     for i in items:
         try:
@@ -158,8 +156,6 @@ def encode_unit(
         posterior = vae.encode(batch.to(parameter.device, memory_format=torch.channels_last))
         means.append(posterior.mean.float().cpu())
         stds.append((0.5 * posterior.logvar).exp().float().cpu())
-        if on_batch is not None:
-            on_batch()
     if means:
         mean, std = (torch.cat(t).unflatten(0, (-1, settings.variants, 2)) for t in (means, stds))
         encoded = iter(torch.stack([mean[:, :, 0], mean[:, :, 1], std[:, :, 1]], dim=2).half().numpy())

@@ -1,11 +1,14 @@
 """The forward process: how much noise a latent holds at each time.
 
-Everything is said in the variance-exploding frame of Karras et al. 2022 (EDM): z = z0 + sigma * noise. The
-variance-preserving latent of Ho et al. 2020 (DDPM) at time t is z / sqrt(sigma^2 + 1), with
-sigma(t) = sqrt((1 - alpha_bar(t)) / alpha_bar(t)). Betas and sigmas are kept in float64 on the CPU.
+All of it is in the variance-exploding frame of Karras et al. 2022 (EDM): z = z0 + sigma * noise. The latents x of other
+frames are z times a scale, so a schedule is one function, the noise level sigma(t) of a training time t:
+
+    variance preserving (DDPM)    x = z / sqrt(sigma^2 + 1)    sigma(t) = sqrt((1 - alpha_bar(t)) / alpha_bar(t))
+    rectified flow                x = z / (1 + sigma)          sigma(t) = t / (1 - t), t in (0, 1)
+
+Levels are computed in float64 on the CPU.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,37 +16,62 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-
-def scaled_linear(start: float, end: float, steps: int) -> Tensor:
-    """Stable Diffusion's betas: their square roots are evenly spaced."""
-    return linear(start**0.5, end**0.5, steps) ** 2
+from .betas import BETAS
+from .spacings import karras, leading
 
 
-def linear(start: float, end: float, steps: int) -> Tensor:
-    """DDPM's betas, section 4."""
-    return torch.linspace(start, end, steps, dtype=torch.float64)
+class Schedule:
+    """The noise level of a training time, the time of a noise level, and the levels of a sampler's steps.
 
+    Times run from `first` to `last` and may be fractional; a later time has more noise. A kind of schedule defines
+    `_sigma` and `_t`, the same for float64 tensors, and `sigma_min` and `sigma_max`, the levels of its ends.
+    """
 
-def cosine(start: float, end: float, steps: int) -> Tensor:
-    """Nichol & Dhariwal 2021, eq. 17: alpha_bar is a squared cosine, betas are clipped at .999. The ends are fixed."""
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
-    alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+    steps: int
+    first: int = 0
 
+    @property
+    def last(self) -> int:
+        return self.steps - 1
 
-BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
-    "scaled_linear": scaled_linear,
-    "linear": linear,
-    "cosine": cosine,
-}
-"""(first beta, last beta, number of steps) -> betas (steps,) float64"""
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """The noise level at time t, from `first` to `last`, fractional or not; ValueError for a time outside."""
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        if not ((times >= self.first) & (times <= self.last)).all():
+            raise ValueError(f"time {t}: expected within {self.first} and {self.last}")
+        return self._sigma(times)
+
+    def t(self, sigma: float | Tensor) -> Tensor:
+        """The inverse of `sigma`: a fractional time. Levels beyond the training range give its ends: 0 is `first`."""
+        return self._t(torch.as_tensor(sigma, dtype=torch.float64, device="cpu"))
+
+    def at(self, u: Tensor) -> Tensor:
+        """The noise levels at fractions u of the training times: 0 is the first time, 1 the last."""
+        return self.sigma(self.first + u * (self.last - self.first))
+
+    def sigmas_for(self, n: int, spacing: str = "linspace") -> Tensor:
+        """The n + 1 noise levels of a sampler of n steps: falling, then 0. (n + 1,) float64 on the CPU, for any n >= 1.
+
+        `spacing` is a word of `SPACINGS`. Raises ValueError for n < 1 or an unknown word.
+        """
+        if n < 1:
+            raise ValueError(f"{n} steps: expected at least 1")
+        if spacing not in SPACINGS:
+            raise ValueError(f"unknown spacing {spacing!r}; there are {', '.join(SPACINGS)}")
+        return torch.cat([SPACINGS[spacing](self, n), torch.zeros(1, dtype=torch.float64)])
+
+    def _sigma(self, times: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _t(self, levels: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """`steps` training times t = 0 ... steps - 1 and the noise level of each; the defaults are Stable Diffusion's.
+class BetaSchedule(Schedule):
+    """`steps` training times t = 0 ... steps - 1 with a beta each; the defaults are Stable Diffusion's.
 
-    Times may be fractional: between two training times, log sigma is interpolated linearly, as k-diffusion does.
+    Between two training times log sigma is interpolated linearly, as k-diffusion does.
     Raises ValueError for a `kind` that is not in `BETAS`, fewer than two steps, or betas outside (0, 1).
     """
 
@@ -54,7 +82,7 @@ class Schedule:
 
     def __post_init__(self):
         if self.kind not in BETAS:
-            raise ValueError(f"unknown noise schedule {self.kind!r}; there are {', '.join(BETAS)}")
+            raise ValueError(f"unknown betas {self.kind!r}; there are {', '.join(BETAS)}")
         if self.steps < 2:
             raise ValueError(f"a schedule of {self.steps} steps; expected at least 2")
         if not ((self.betas > 0) & (self.betas < 1)).all():
@@ -79,72 +107,32 @@ class Schedule:
         """The training noise levels sqrt(1 / alpha_bar - 1), (steps,) float64, rising"""
         return torch.expm1(-self._log_alphas_cumprod).sqrt()
 
-    def sigma(self, t: float | Tensor) -> Tensor:
-        """The noise level at time t in [0, steps - 1], fractional or not.
-
-        A float gives a float64 scalar on the CPU, a tensor its own shape and device, float64 if it was float64, else
-        float32. Raises ValueError for a time outside the range.
-        """
-        times = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        if not ((times >= 0) & (times <= self.steps - 1)).all():
-            raise ValueError(f"time {t}: expected within 0 and {self.steps - 1}")
-        low = times.floor().long().clamp(max=self.steps - 2)
-        return _like(torch.lerp(self._log_sigmas[low], self._log_sigmas[low + 1], times - low).exp(), t)
-
-    def t(self, sigma: float | Tensor) -> Tensor:
-        """The inverse of `sigma`: the fractional time whose noise level this is, with the same rule for types.
-
-        Levels beyond the training range give its ends: sigma 0 is time 0.
-        """
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device="cpu")
-        logs = levels.clamp(self.sigmas[0], self.sigmas[-1]).log()
-        low = (torch.searchsorted(self._log_sigmas, logs.contiguous(), right=True) - 1).clamp(0, self.steps - 2)
-        below, above = self._log_sigmas[low], self._log_sigmas[low + 1]
-        return _like(low + ((logs - below) / (above - below)).clamp(0, 1), sigma)
-
     @cached_property
     def _log_sigmas(self) -> Tensor:
         return self.sigmas.log()
 
-    def sigmas_for(self, n: int, spacing: str = "linspace") -> Tensor:
-        """The n + 1 noise levels of a sampler of n steps: falling, then 0. (n + 1,) float64 on the CPU, for any n >= 1.
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigmas[0])
 
-        `spacing` is a word of `SPACINGS`. Raises ValueError for n < 1 or an unknown word.
-        """
-        if n < 1:
-            raise ValueError(f"{n} steps: expected at least 1")
-        if spacing not in SPACINGS:
-            raise ValueError(f"unknown spacing {spacing!r}; there are {', '.join(SPACINGS)}")
-        return torch.cat([SPACINGS[spacing](self, n), torch.zeros(1, dtype=torch.float64)])
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigmas[-1])
 
+    def _sigma(self, times: Tensor) -> Tensor:
+        low = times.floor().long().clamp(max=self.steps - 2)
+        return torch.lerp(self._log_sigmas[low], self._log_sigmas[low + 1], times - low).exp()
 
-def _like(answer: Tensor, asked: float | Tensor) -> Tensor:
-    """`answer` where `asked` lives; never in half precision, which cannot tell t = 998 from 999."""
-    if not isinstance(asked, Tensor):
-        return answer
-    return answer.to(asked.device, torch.float64 if asked.dtype == torch.float64 else torch.float32)
+    def _t(self, levels: Tensor) -> Tensor:
+        logs = levels.log()
+        low = (torch.searchsorted(self._log_sigmas, logs.contiguous(), right=True) - 1).clamp(0, self.steps - 2)
+        below, above = self._log_sigmas[low], self._log_sigmas[low + 1]
+        return low + ((logs - below) / (above - below)).clamp(0, 1)
 
 
 def linspace(schedule: Schedule, n: int) -> Tensor:
     """Evenly spaced, fractional times from the last to the first: k-diffusion's `get_sigmas`, the authors' choice."""
-    return schedule.sigma(torch.linspace(schedule.steps - 1, 0, n, dtype=torch.float64))
-
-
-def leading(schedule: Schedule, n: int) -> Tensor:
-    """CompVis' DDIM times 1 + k * (steps // n), n of them; steps they do not reach at the noisy end are left out.
-
-    The offset is dropped where it would leave the range. More levels than training times fall back on `linspace`.
-    """
-    if n > schedule.steps:
-        return linspace(schedule, n)
-    times = torch.arange(n - 1, -1, -1, dtype=torch.float64) * (schedule.steps // n)
-    return schedule.sigma(times + min(1, schedule.steps - 1 - int(times[0])))
-
-
-def karras(schedule: Schedule, n: int, rho: float = 7.0) -> Tensor:
-    """EDM eq. 5: sigma^(1/rho) evenly spaced over the training range, so that small levels get most of the steps."""
-    low, high = schedule.sigmas[0] ** (1 / rho), schedule.sigmas[-1] ** (1 / rho)
-    return (high + torch.linspace(0, 1, n, dtype=torch.float64) * (low - high)) ** rho
+    return schedule.sigma(torch.linspace(schedule.last, schedule.first, n, dtype=torch.float64))
 
 
 SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {"linspace": linspace, "leading": leading, "karras": karras}

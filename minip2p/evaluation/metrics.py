@@ -1,8 +1,8 @@
-"""CLIP's four numbers of edit pairs, by which the paper filters its data and measures edits, and their thresholds.
+"""CLIP's four similarities of an edit pair, by which the paper filters its data and measures edits, and thresholds.
 
-    clip = minip2p.load_clip("openai/clip-vit-large-patch14")       # a folder; without a path, the tiny world's
-    found = similarities(clip, sources, targets, captions, edited_captions)
-    [Thresholds().refuses(score) for score in scores(found)]        # () of a pair that the paper keeps
+clip = minip2p.load_clip("openai/clip-vit-large-patch14")   # a folder; without a path, the shipped tiny CLIP
+found = similarities(clip, sources, targets, captions, edited_captions)
+[Thresholds().refuses(score) for score in scores(found)]    # () for a pair that the paper keeps
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,38 +15,33 @@ from ..data.images import Picture, open_image, to_tensor
 from ..models.clip import CLIP, Similarities
 
 PIXELS = {"paper": lambda x: x, "released": lambda x: 2 * x - 1}
-"""How pictures in [0, 1] are fed to CLIP's normalisation: as they are, which the filter of the paper's data does; or in
-[-1, 1], which the authors' metric script does, so that their curves can be compared with"""
-KEYS = {
-    "image": "clip_sim_image", "caption_0": "clip_sim_0", "caption_1": "clip_sim_1", "direction": "clip_sim_dir"
-}  # fmt: skip
-"""a similarity's name -> the authors' key for it in a file of scores"""
+"""How images in [0, 1] enter CLIP's normalisation: "paper" as they are, like the filter of the paper's data; "released"
+in [-1, 1], like the authors' metric script, to compare with their curves"""
+KEYS = {"image": "clip_sim_image", "caption_0": "clip_sim_0", "caption_1": "clip_sim_1", "direction": "clip_sim_dir"}
+"""similarity -> its key in the authors' files of scores"""
 RULES = {"image": "image", "caption_0": "caption", "caption_1": "caption", "direction": "direction"}
-"""a rule, named after the similarity that it looks at -> the threshold that it holds it against"""
+"""rule, named after its similarity -> the field of Thresholds that it is compared with"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """The least that a pair's similarities must be; the defaults are the paper's (section 3.1.2). -1 takes all."""
+    """The least similarities of a pair that is kept; the defaults are the paper's (section 3.1.2). -1 accepts all."""
 
     image: float = 0.75
-    """of the two pictures"""
+    """minimum similarity of the two images"""
     caption: float = 0.2
-    """of each picture and its caption"""
+    """minimum similarity of each image and its caption"""
     direction: float = 0.2
-    """of the pictures' change and the captions'"""
+    """minimum similarity of the change between the images and the change between the captions"""
 
     def __post_init__(self):
         for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not -1 <= value <= 1:
-                raise ValueError(f"{name} {value!r}: expected a cosine from -1 (takes all) to 1")
+                raise ValueError(f"{name} {value!r}: expected a cosine from -1 (accepts all) to 1")
 
     def refuses(self, score: Mapping[str, float]) -> tuple[str, ...]:
-        """The RULES that a sample falls to, in their order; none if it passes. `score` has the authors' KEYS.
-
-        What is not a number (NaN) falls.
-        """
+        """The RULES that a sample fails, in their order; () if it passes. `score` has the authors' KEYS. NaN fails."""
         return tuple(rule for rule, limit in RULES.items() if not score[KEYS[rule]] >= getattr(self, limit))
 
 
@@ -55,16 +50,33 @@ RELEASED = Thresholds(image=0.7)
 """of the authors' released script"""
 
 
+def psnr(images: Tensor, truths: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of images (..., 3, y, x) in [0, 1]: (...), float64, on the CPU; inf if equal."""
+    difference = images.detach().cpu().double() - truths.detach().cpu().double()
+    return -10 * difference.square().mean(dim=(-3, -2, -1)).log10()
+
+
+def changed_pixels(images: Tensor, others: Tensor) -> Tensor:
+    """Fraction of the pixels in which a channel differs by more than 0.1, of images (..., 3, y, x) in [0, 1]: (...)."""
+    return ((images - others).abs().amax(dim=-3) > 0.1).float().mean(dim=(-2, -1))
+
+
 def similarities(
-    clip: CLIP, sources: Sequence[Picture | Tensor], targets: Sequence[Picture | Tensor], captions: Sequence[str],
-    edited_captions: Sequence[str], *, pixels: str = "paper", batch_size: int = 32,
+    clip: CLIP,
+    sources: Sequence[Picture | Tensor],
+    targets: Sequence[Picture | Tensor],
+    captions: Sequence[str],
+    edited_captions: Sequence[str],
+    *,
+    pixels: str = "paper",
+    batch_size: int = 32,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Similarities:
-    """Of pairs of pictures with their captions: each (n,), float32, on the CPU.
+    """The similarities of n pairs of images and captions: each (n,) float32 on the CPU.
 
-    Pictures: anything that `open_image` reads, or tensors (3, y, x) in [0, 1]; their sizes may differ. pixels: a word
-    of PIXELS. A caption that comes again is encoded once. on_batch is told how many pairs are done, and of how many.
-    Raises ValueError for lists of different lengths, an unknown word, or a tensor that is no picture.
+    Images: anything that `open_image` reads, or tensors (3, y, x) in [0, 1]; their sizes may differ. pixels: a key of
+    PIXELS. Equal captions are encoded once. on_batch(pairs done, all pairs) is called after each batch. Raises
+    ValueError for lists of different lengths, an unknown key, or a tensor that is not an image.
     """
     _check(sources, targets, captions, edited_captions, pixels, batch_size)
     words = list(dict.fromkeys([*captions, *edited_captions]))
@@ -84,7 +96,7 @@ def similarities(
 
 
 def encode_pictures(clip: CLIP, pictures: Sequence[Picture | Tensor], pixels: str = "paper") -> Tensor:
-    """Unit features (n, d) of pictures whose sizes may differ, as one batch; float32, on the CPU."""
+    """Unit features (n, d) float32 on the CPU of images, whose sizes may differ, as one batch."""
     weight = clip.vision.patch.weight
     with torch.inference_mode():
         sized = [clip.resize(_tensor(picture).to(weight.device)[None]) for picture in pictures]
@@ -93,7 +105,7 @@ def encode_pictures(clip: CLIP, pictures: Sequence[Picture | Tensor], pixels: st
 
 
 def scores(found: Similarities) -> list[dict[str, float]]:
-    """A dict of the authors' keys for each pair."""
+    """For each pair a dict with the authors' keys."""
     columns = {key: getattr(found, name).tolist() for name, key in KEYS.items()}
     return [dict(zip(columns, values)) for values in zip(*columns.values(), strict=True)]
 
@@ -104,19 +116,46 @@ def _tensor(picture: Picture | Tensor) -> Tensor:
         return to_tensor(open_image(picture))
     if picture.dim() != 3 or len(picture) != 3 or not picture.is_floating_point() or 0 in picture.shape:
         what = f"{tuple(picture.shape)} of {picture.dtype}"
-        raise ValueError(f"a picture as a tensor {what}; expected (3, y, x) of floats in [0, 1]")
+        raise ValueError(f"a tensor {what}; expected an image (3, y, x) of floats in [0, 1]")
     return picture.float()
 
 
 def _check(sources, targets, captions, edited_captions, pixels: str, batch_size: int) -> None:
     for name, texts in (("captions", captions), ("edited captions", edited_captions)):
         if isinstance(texts, str):
-            raise ValueError(f"{name} {texts!r:.80}: expected a list, a text for each pair")
+            raise ValueError(f"{name} {texts!r:.80}: expected a list with a text for each pair")
     lengths = [len(each) for each in (sources, targets, captions, edited_captions)]
     if len(set(lengths)) > 1:
-        told = "{} sources, {} targets, {} captions, {} edited captions".format(*lengths)
-        raise ValueError(f"{told}: expected equally many")
+        given = "{} sources, {} targets, {} captions, {} edited captions".format(*lengths)
+        raise ValueError(f"{given}: expected equal numbers")
     if pixels not in PIXELS:
-        raise ValueError(f"unknown pixels {pixels!r}; there are {', '.join(PIXELS)}")
+        raise ValueError(f"unknown pixels {pixels!r}; expected {' or '.join(PIXELS)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch size {batch_size!r}: expected a whole number of at least 1")
+
+
+# Against a truth
+
+
+def l1(images: Tensor, truths: Tensor) -> Tensor:
+    """Mean absolute error of images (b, 3, y, x) in [0, 1]: (b,)."""
+    return (images - truths).abs().mean(dim=(1, 2, 3))
+
+
+def l2(images: Tensor, truths: Tensor) -> Tensor:
+    """Mean squared error of images (b, 3, y, x) in [0, 1]: (b,). MagicBrush calls it so; no root is taken."""
+    return (images - truths).square().mean(dim=(1, 2, 3))
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2}
+"""a word -> (images, truths), both (b, 3, y, x) in [0, 1] -> (b,)"""
+
+
+def compare(images: Tensor, truths: Tensor, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, Tensor]:
+    """Each of `metrics`, words of METRICS, for images and their ground truths. Raises ValueError for another word or
+    other shapes."""
+    if unknown := [word for word in metrics if word not in METRICS]:
+        raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+    if images.shape != truths.shape or images.dim() != 4:
+        raise ValueError(f"images {tuple(images.shape)}, truths {tuple(truths.shape)}: expected (b, 3, y, x) twice")
+    return {word: METRICS[word](images, truths) for word in metrics}

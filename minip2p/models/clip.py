@@ -1,65 +1,22 @@
-"""CLIP (Radford et al. 2021): a text and a vision tower that share a space. The text tower also conditions UNets."""
+"""CLIP (Radford et al. 2021): text and vision towers that embed into one space. The first also conditions denoisers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, gelu, interpolate, normalize
+from torch.nn.functional import cosine_similarity, interpolate, normalize
 
-from ..config import CLIPConfig, TextConfig, VisionConfig
-from ..nn.attention import Attention
+from ..config import CLIPConfig, VisionConfig
+from .text_encoder import Layer, TextEncoder
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-ACTIVATION = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": gelu}
-
-
-class Layer(nn.Module):
-    """Pre-norm attention and feed-forward, each with a residual."""
-
-    def __init__(self, config: TextConfig | VisionConfig, causal: bool):
-        super().__init__()
-        self.norm_1 = nn.LayerNorm(config.width)
-        self.attention = Attention(config.width, config.heads, bias=True, causal=causal)
-        self.norm_2 = nn.LayerNorm(config.width)
-        self.linear_1 = nn.Linear(config.width, config.feed_forward)
-        self.linear_2 = nn.Linear(config.feed_forward, config.width)
-        self.activation = ACTIVATION[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_1(x))
-        return x + self.linear_2(self.activation(self.linear_1(self.norm_2(x))))
-
-
-class TextEncoder(nn.Module):
-    """Tokens (b, m) -> states (b, m, width): what a UNet's cross-attention reads. Causal; padding is not masked."""
-
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        self.config = config
-        self.token = nn.Embedding(config.vocab_size, config.width)
-        self.position = nn.Embedding(config.max_length, config.width)
-        self.layers = nn.ModuleList(Layer(config, causal=True) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
-        for layer in self.layers[: len(self.layers) - self.config.skip_last]:
-            x = layer(x)
-        return self.norm(x)
-
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """The state at the first end-of-text token, projected where the tower has a projection -> (b, projection)."""
-        end = (tokens == self.config.eos).int().argmax(dim=-1)
-        state = self(tokens)[torch.arange(len(tokens), device=tokens.device), end]
-        return state if self.projection is None else self.projection(state)
-
 
 class VisionEncoder(nn.Module):
-    """Normalised pictures (b, 3, size, size) -> (b, projection)."""
+    """Normalised images (b, 3, size, size) -> (b, projection)."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -87,7 +44,7 @@ class VisionEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Similarities:
-    """Cosines of an edit pair, each (b,): both pictures with their captions, the two directions, the two pictures."""
+    """Cosines of an edit pair, each (b,): both images with their captions, the two directions, the two images."""
 
     caption_0: Tensor
     caption_1: Tensor
@@ -96,9 +53,9 @@ class Similarities:
 
     @classmethod
     def of(cls, i0: Tensor, i1: Tensor, t0: Tensor, t1: Tensor) -> "Similarities":
-        """From unit features (b, d) of the pictures before and after, and of their captions.
+        """From unit features (b, d) of the images before and after, and of their captions.
 
-        Where the pictures or the captions are equal, there is no direction: it is 0.
+        Where the images or the captions are equal, there is no direction: it is 0.
         """
         return cls(
             cosine_similarity(i0, t0),
@@ -111,10 +68,17 @@ class Similarities:
         return iter((self.caption_0, self.caption_1, self.direction, self.image))
 
 
-class CLIP(nn.Module):
-    """Both towers. `tokenizer` (list of str -> tokens) is set by whoever loads it; only `similarities` needs it."""
+def pooled(encoder: TextEncoder, tokens: Tensor) -> Tensor:
+    """The state at the first end-of-text token, projected where the tower has a projection -> (b, projection)."""
+    end = (tokens == encoder.config.eos).int().argmax(dim=-1)
+    state = encoder(tokens)[torch.arange(len(tokens), device=tokens.device), end]
+    return state if encoder.projection is None else encoder.projection(state)
 
-    def __init__(self, config: CLIPConfig, tokenizer=None):
+
+class CLIP(nn.Module):
+    """Both towers. `tokenizer` (list of str -> tokens) is set when it is loaded; only texts need it."""
+
+    def __init__(self, config: CLIPConfig, tokenizer: Callable[[list[str]], Tensor] | None = None):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.text = TextEncoder(config.text)
@@ -122,31 +86,33 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
 
     def resize(self, images: Tensor) -> Tensor:
-        """Pictures (b, 3, y, x) at the tower's size; bicubic, neither antialiased nor cropped, as the authors do it."""
+        """Images (b, 3, y, x) at the tower's size; bicubic, neither antialiased nor cropped, as the authors do it."""
         size = self.config.vision.image_size
         return interpolate(images, (size, size), mode="bicubic", align_corners=False)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (b, 3, y, x) in [0, 1], of any size (`resize`) -> unit features (b, d)."""
+        """Images (b, 3, y, x) in [0, 1], of any size (`resize`) -> unit features (b, d)."""
         x = self.resize(images)
         mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
         return normalize(self.vision((x - mean) / std), dim=-1)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Texts -> unit features (b, d)."""
+        if self.tokenizer is None:
+            raise ValueError("this CLIP has no tokenizer to read texts with; set clip.tokenizer")
         tokens = self.tokenizer(texts).to(self.text.position.weight.device)
-        return normalize(self.text.pooled(tokens), dim=-1)
+        return normalize(pooled(self.text, tokens), dim=-1)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (b, b') of every picture with every text: scaled cosines, the training objective's input."""
-        text = normalize(self.text.pooled(tokens), dim=-1)
+        """Logits (b, b') of every image with every text: scaled cosines, the training objective's input."""
+        text = normalize(pooled(self.text, tokens), dim=-1)
         return self.logit_scale.exp() * self.encode_images(images) @ text.T
 
     @torch.inference_mode()
     def similarities(self, images_0: Tensor, images_1: Tensor, texts_0: list[str], texts_1: list[str]) -> Similarities:
         """The four numbers by which the paper filters pairs (section 3.1.2); direction as in StyleGAN-NADA.
 
-        Pictures in [0, 1]. direction = cos(I1 - I0, T1 - T0) on unit features.
+        Images in [0, 1]. direction = cos(I1 - I0, T1 - T0) on unit features.
         """
-        pictures, texts = map(self.encode_images, (images_0, images_1)), map(self.encode_texts, (texts_0, texts_1))
-        return Similarities.of(*pictures, *texts)
+        images, texts = map(self.encode_images, (images_0, images_1)), map(self.encode_texts, (texts_0, texts_1))
+        return Similarities.of(*images, *texts)

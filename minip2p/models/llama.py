@@ -35,10 +35,10 @@ class Cache:
         size = config.head_size or config.width // config.heads
         self.kv = torch.zeros((config.layers, 2, rows, config.kv_heads, length, size), device=device, dtype=dtype)
         self.used = 0
-        """tokens that are in"""
+        """number of tokens in it"""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put in the keys and values of the newest tokens (b, h, n, d); all so far come back (b, h, m, d)."""
+        """Append keys and values of the newest tokens (b, h, n, d). Returns all so far (b, h, m, d)."""
         end = self.used + k.shape[2]
         if end > self.kv.shape[4]:
             raise ValueError(f"{end} tokens: the cache has room for {self.kv.shape[4]}")
@@ -46,7 +46,7 @@ class Cache:
         return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Let all texts go but these, given in ascending order; they move up in place, and no second cache is made."""
+        """Keep only these texts, row numbers in ascending order. They move up in place, without a second cache."""
         for new, old in enumerate(rows):
             if new != old:
                 self.kv[:, :, new, :, : self.used] = self.kv[:, :, old, :, : self.used]
@@ -131,8 +131,8 @@ class Llama(nn.Module):
     def states(self, tokens: Tensor, cache: Cache | None = None, padding: Tensor | None = None) -> Tensor:
         """States after the last norm (b, n, width), of tokens that follow those in the cache.
 
-        padding (b,): how many tokens at the start of each row, cached ones included, are none: texts of unequal length
-        end together.
+        padding (b,): how many tokens at the start of each row, cached ones included, are padding: texts of unequal
+        length are aligned at their ends.
         """
         used = 0 if cache is None else cache.used
         where = torch.arange(used + tokens.shape[1], device=tokens.device)
@@ -155,21 +155,21 @@ class Llama(nn.Module):
         return states @ self.token.weight.T if self.head is None else self.head(states)
 
     def _sees_all(self, used: int, end: int) -> bool:
-        """Whether the newest tokens see all before them, and are either all tokens or one: that takes no mask."""
+        """Whether no mask is needed: the newest tokens see all before them, and are either all tokens or one."""
         window = self.config.window
         return (window is None or end <= window) and (used == 0 or end - used == 1)
 
     def _mask(self, where: Tensor, used: int, first: Tensor) -> Tensor:
-        """(b, 1, n, m): True where a new token may look. where (m,): all places; first (b,): each text's start."""
+        """(b, 1, n, m): True where a new token may attend. where (m,): all places; first (b,): each text's start."""
         n, m = where[used:, None], where[None, :]
         mask = (m <= n) & (m >= first[:, None, None])
         if self.config.window is not None:
             mask &= n - m < self.config.window
-        return (mask | (m == n))[:, None]  # what pads looks at itself, so that no row of the softmax is empty
+        return (mask | (m == n))[:, None]  # padding attends to itself, so that no row of the softmax is empty
 
     def _angles(self, positions: Tensor) -> Tensor:
         """(b, n) -> (b, n, d/2) float32: position times theta^(-2 i / d)."""
         size = self.config.head_size or self.config.width // self.config.heads
         i = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32)
-        # one over the power, as it was trained: at position 4000 the last bit of a wavelength is seen in the logits
+        # one over the power, as in training: at position 4000 the last bit of a wavelength shows in the logits
         return positions[..., None].float() * (1.0 / self.config.rope_theta ** (i / size))

@@ -1,7 +1,7 @@
-"""The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks and transformers that read text."""
+"""The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks, and transformers that read text."""
 
 from collections.abc import Callable
-from itertools import count
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,9 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from ..config import UNetConfig
-from ..nn.attention import Site
-from ..nn.blocks import ATTENTION, Downsample, ResBlock, Transformer, Upsample
-from ..nn.embeddings import TimeEmbedding
+from ..nn.blocks import Downsample, ResBlock, TimeEmbedding, Transformer, Upsample
 from ..nn.norms import NORMS, pick
-
-EPS = 1e-5  # of the residual blocks and the output; a transformer's input norm has 1e-6
+from .unet_parts import EPS, UNetParts, map_sizes
 
 
 class Level(nn.Module):
@@ -48,23 +45,24 @@ class UNet(nn.Module):
     """z (b, in_channels, y, x), t (b,) or a number, text (b, m, text_width) -> prediction (b, out_channels, y, x).
 
     y and x are divisible by 2^(levels - 1). An editor's z is the noisy latent and the image latent, concatenated.
-    With `checkpointing` the backward pass computes every residual block and its transformer anew instead of keeping
-    what they hold: same gradients, much less memory, one more forward pass.
+    With `checkpointing` the backward pass recomputes every residual block and its transformer instead of storing
+    activations: same gradients, much less memory, one more forward pass.
     """
 
     checkpointing: bool = False
+    map_sizes = map_sizes
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         widths, last = config.widths, len(config.widths) - 1
-        make = _Parts(config)
+        make = UNetParts(config)
 
         self.time = TimeEmbedding(widths[0])
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
 
         skips, c = [widths[0]], widths[0]
-        self.down = nn.ModuleList()
+        self.down = cast("list[Level]", nn.ModuleList())
         for i, w in enumerate(widths):
             res = [make.res(c if j == 0 else w, w) for j in range(config.blocks)]
             attention = make.attention(config.attention[i], w, "down", config.blocks)
@@ -76,7 +74,7 @@ class UNet(nn.Module):
             make.res(c, c), next(iter(make.attention(config.mid_attention, c, "mid", 1)), None), make.res(c, c)
         )
 
-        self.up = nn.ModuleList()
+        self.up = cast("list[Level]", nn.ModuleList())
         for i, w in reversed(list(enumerate(widths))):
             res = [make.res((c if j == 0 else w) + skips.pop(), w) for j in range(config.blocks + 1)]
             attention = make.attention(config.attention[i], w, "up", config.blocks + 1)
@@ -85,6 +83,8 @@ class UNet(nn.Module):
 
         self.norm_out = pick(NORMS, config.norm, "norm")(c, config.norm_groups, EPS)
         self.conv_out = nn.Conv2d(c, config.out_channels, 3, padding=1)
+        for weight in self.conv_out.parameters():
+            nn.init.zeros_(weight)  # the initial prediction is zero
 
     def forward(self, z: Tensor, t: Tensor | float, text: Tensor, control: tuple = ()) -> Tensor:
         time = self.time(torch.as_tensor(t, device=z.device).expand(len(z)))
@@ -111,44 +111,3 @@ class UNet(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # no block draws numbers
         return block(*inputs)
-
-
-class _Parts:
-    """Makes blocks of one config, and numbers the attention sites in the order in which data meets them."""
-
-    def __init__(self, config: UNetConfig):
-        self.config, self.number = config, count()
-
-    def res(self, c_in: int, c_out: int) -> ResBlock:
-        c = self.config
-        return ResBlock(
-            c_in,
-            c_out,
-            norm=c.norm,
-            groups=c.norm_groups,
-            eps=EPS,
-            time_width=4 * c.widths[0],
-            injection=c.time_injection,
-        )
-
-    def attention(self, word: str, width: int, place: str, n: int) -> list[Transformer]:
-        c = self.config
-        kinds = pick(ATTENTION, word, "attention")
-        heads = c.heads or width // c.head_size
-        sites = [
-            [[Site(place, k, next(self.number)) for k in kinds] for _ in range(c.depth)]
-            for _ in range(n if kinds else 0)
-        ]
-        return [
-            Transformer(
-                width,
-                heads,
-                c.text_width,
-                s,
-                norm=c.norm,
-                groups=c.norm_groups,
-                feed_forward=c.feed_forward,
-                linear=c.linear_projection,
-            )
-            for s in sites
-        ]

@@ -1,8 +1,5 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, appendix G): pictures to smaller latents."""
+"""The autoencoder of latent diffusion (Rombach et al. 2022, appendix G): images to smaller latents."""
 
-from dataclasses import dataclass
-
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -11,28 +8,9 @@ from ..config import VAEConfig
 from ..nn.attention import Attention
 from ..nn.blocks import Downsample, ResBlock, Upsample
 from ..nn.norms import NORMS, pick
+from .gaussian import DiagonalGaussian
 
 EPS = 1e-6  # of every norm in the autoencoder; the UNet's residual blocks have 1e-5
-
-
-@dataclass(frozen=True)
-class DiagonalGaussian:
-    """q(z | x): `mean` and `logvar` (b, c, y, x), latents in the autoencoder's own unit (not scaled)."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One draw, made on the CPU so that it does not depend on the device."""
-        noise = torch.randn(self.mean.shape, generator=generator).to(self.mean)
-        return self.mean + (0.5 * self.logvar).exp() * noise
-
-    def kl(self) -> Tensor:
-        """KL(q || N(0, 1)) of each item in nats (b,) (Kingma and Welling 2014, appendix B)."""
-        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
 class PixelAttention(nn.Module):
@@ -120,7 +98,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Pictures in [-1, 1] to and from latents in the autoencoder's own unit; scaling is the caller's."""
+    """Images in [-1, 1] to and from latents in the autoencoder's own unit; scaling is the caller's."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()

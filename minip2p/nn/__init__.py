@@ -1,1 +1,1 @@
-"""Parts that two networks share: attention, norms, residual and transformer blocks, embeddings."""
+"""Parts that two networks share: attention, norms, residual and transformer blocks."""

@@ -1,19 +1,22 @@
-"""Attention: the one function through which every query of every network goes, and the layer around it.
+"""Attention: the one function that all networks use, and the layer around it.
 
 A control (Prompt-to-Prompt, an observer, ...) is an argument, never a patch. With none, attention is
 `scaled_dot_product_attention` at once; with one that only swaps queries, keys or values it still is; only a control
-that asks for the probabilities of this site gets an explicit softmax.
+that needs the probabilities of this site gets an explicit softmax.
 """
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 
-class Site(NamedTuple):
-    """Where in the UNet an attention is: "down", "mid" or "up"; "self" or "cross"; its number in the network."""
+@dataclass(frozen=True)
+class Site:
+    """Where in the denoiser an attention is: "down", "mid" or "up" ("mid" throughout a network of one size); "self" or
+    "cross"; its number, in the order in which they run."""
 
     place: str
     kind: str
@@ -21,7 +24,7 @@ class Site(NamedTuple):
 
 
 class AttentionControl(Protocol):
-    """What may reach into the attention of one UNet call, at every site. The tensors are those of all rows of the call.
+    """Sees and changes attention in one network call, at every site. Tensors have all rows of the call.
 
     Whoever makes it (`minip2p.control`) knows the call's noise level and what each of its rows is.
     """
@@ -34,14 +37,21 @@ class AttentionControl(Protocol):
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, site: Site | None = None, control: tuple[AttentionControl, ...] = (),
-    causal: bool = False, mask: Tensor | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    site: Site | None = None,
+    control: tuple[AttentionControl, ...] = (),
+    causal: bool = False,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (b, h, n, d), k and v (b, h, m, d) -> (b, h, n, d).
 
-    mask, broadcast to (b, h, n, m): True where a query may look. Masks are for language, controls for pictures.
-    Controls act one after the other: all of them on the inputs, then those that ask for this site on its probabilities.
+    mask, broadcast to (b, h, n, m): True where a query may attend. Masks are for language, controls for images.
+    Controls act one after the other: all on the inputs, then those that need this site's probabilities on these.
     """
+    if site is None or not control:
+        return scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     for c in control:
         q, k, v = c.inputs(q, k, v, site)
     if not any(c.needs_probs(site) for c in control):

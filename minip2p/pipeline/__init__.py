@@ -1,17 +1,34 @@
-"""Networks, tokenizer and schedule as one value, and a file for each thing that is done with it.
+"""A model as one value, and a page for each thing that it does.
 
-core.py      Pipeline: encode, decode, sample
-edit.py      a picture and an instruction -> the edited picture (the paper's editor)
-generate.py  a prompt -> a picture; sdedit: a picture and a prompt -> a picture
-invert.py    a picture and its prompt -> a start from which it is painted again; inversions.py: these as files
-writer.py    a language model that goes on with texts
+core.py      networks, tokenizer, schedule; encode, decode, sample
+edit.py      a picture and an instruction -> the edited picture (InstructPix2Pix)
+generate.py  a prompt -> a picture
+sdedit.py    a picture and a prompt -> a picture (the paper's baseline)
 pair.py      two prompts -> two pictures that differ as little as the prompts do (Prompt-to-Prompt)
-items.py     what these share: lists and single values, batches, checks in the user's words
+invert.py    a picture and its prompt -> a start from which it is generated again; inversions.py: its files
+batching.py  what the verbs share: lists, batches, progress, checks; settings.py: of those that start from a prompt
+language.py  a language model that completes texts
 """
 
-from .core import Pipeline, fingerprint
+from .batching import OUTPUTS, Progress
+from .core import LatentDiffusion
+from .edit import edit
+from .fingerprint import fingerprint
+from .generate import generate
 from .inversions import load_inversion, save_inversion
-from .items import OUTPUTS, Progress
-from .writer import Writer
+from .invert import invert
+from .language import LanguageModel
+from .pair import generate_pair
+from .sdedit import sdedit
 
-__all__ = ["OUTPUTS", "Pipeline", "Progress", "Writer", "fingerprint", "load_inversion", "save_inversion"]
+__all__ = ["OUTPUTS", "LanguageModel", "Pipeline", "Progress", "fingerprint", "load_inversion", "save_inversion"]
+
+
+class Pipeline(LatentDiffusion):
+    """A latent diffusion model with its verbs as methods; what it can do depends on its `kind`."""
+
+    edit = edit
+    generate = generate
+    sdedit = sdedit
+    generate_pair = generate_pair
+    invert = invert

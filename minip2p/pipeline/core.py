@@ -1,48 +1,56 @@
-"""The Pipeline itself: from pictures and texts to latents and back, and the sampler's run between."""
+"""A latent diffusion model as one value: from pictures and texts to latents and back, and sampling between."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import HOW_TO_GET, Config, kind_of
 from ..control import Control, Run
-from ..data.images import Fitted, Picture, fit, fit_size, from_tensor, open_image, to_tensor
-from ..diffusion import Denoiser, Guidance, Noise, Schedule, Step, get_sampler, guided
-from ..models.clip import TextEncoder
-from ..models.unet import UNet
+from ..data.fits import Fitted
+from ..data.images import Picture, fit, fit_size, from_tensor, open_image, to_tensor
+from ..diffusion import Denoiser, Guidance, Noise, Step, get_sampler, guided, make_schedule
+from ..models.denoisers import Network
+from ..models.text_encoder import TextEncoder
 from ..models.vae import AutoencoderKL
-from .edit import edit
-from .generate import generate, sdedit
-from .invert import invert
-from .pair import generate_pair
+from .batching import is_list
+from .fingerprint import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
-class Pipeline:
+class LatentDiffusion:
     """A text-conditioned latent diffusion model, ready to run; `dataclasses.replace` swaps a part.
 
-    Networks run in the dtype of their weights; latents, guidance and the sampler's steps are float32. Texts and
-    pictures go through text encoder and VAE one by one: their batch changes nothing, and little memory will do.
+    Networks run in the dtype of their weights; latents, guidance and the sampler's steps are float32. Text encoder and
+    VAE take one item at a time: results do not depend on the batch, and memory stays small.
     """
 
-    unet: UNet
+    unet: Network
+    """the denoiser: a UNet or any other of `models.denoisers.DENOISERS`"""
     vae: AutoencoderKL
     text_encoder: TextEncoder
     tokenizer: Callable[[list[str]], Tensor]
     config: Config
     provenance: dict = field(default_factory=dict)
-    """where the weights come from; travels with them"""
+    """where the weights come from; saved with them"""
     notes: tuple[str, ...] = ()
     """what was assumed on loading, a line each"""
+    kind: str = field(init=False)
+    """"editor", "text-to-image", "inpainting", "depth" or "denoiser with N inputs" (`config.kind_of`)"""
+    denoiser: Denoiser = field(init=False, repr=False)
+    """the network as a function of latents and noise levels"""
+
+    def __post_init__(self):
+        schedule = make_schedule(self.config.schedule)
+        object.__setattr__(self, "kind", kind_of(self.config))
+        object.__setattr__(self, "denoiser", Denoiser(self.unet, schedule, self.config.schedule.prediction))
 
     def __repr__(self) -> str:
-        size = sum(p.numel() for net in (self.unet, self.vae, self.text_encoder) for p in net.parameters())
-        return f"Pipeline({size / 1e6:.1f} M parameters, {self.dtype}, {self.device})"
+        size = sum(p.numel() for network in self.parts.values() for p in network.parameters())
+        return f"{type(self).__name__}({self.kind}, {size / 1e6:.1f} M parameters, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -50,25 +58,27 @@ class Pipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        return _dtype(self.unet)
+        return next(self.unet.parameters()).dtype
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet, "vae": self.vae, "text": self.text_encoder}
+        return {self.config.denoiser: self.unet, "vae": self.vae, "text": self.text_encoder}
 
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        s = self.config.schedule
-        return Denoiser(self.unet, Schedule(s.kind, s.start, s.end, s.steps), s.prediction)
+    def require(self, kind: str) -> None:
+        """Raise ValueError unless the model is of this kind."""
+        if self.kind != kind:
+            inputs = self.config.denoiser_config.in_channels
+            given = f"this model is of kind {self.kind!r} (its denoiser has {inputs} input channels)"
+            raise ValueError(f"{given}, and {kind!r} is needed: {HOW_TO_GET[kind]}")
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the weights as they were loaded, in whatever layout and on whatever device."""
+        """16 hexadecimal digits of the weights as they were loaded, whatever the layout and the device."""
         return fingerprint(self.parts)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """What the UNet reads of each text, (b, m, d). "" is the null text."""
+        """The text encoder's states, (b, m, d). "" is the null text."""
         encoder = self.text_encoder.to(self.device)
         states = {text: encoder(self.tokenizer([text]).to(self.device)) for text in dict.fromkeys(texts)}
         return torch.cat([states[text] for text in texts]).to(self.dtype)
@@ -77,89 +87,91 @@ class Pipeline:
     def encode_image(self, images: Tensor) -> Tensor:
         """Pictures (b, 3, y, x) in [0, 1] -> the image condition (b, c, y, x) float32: the mode, not scaled."""
         vae = self.vae.to(self.device)
-        x = (2 * images - 1).to(self.device, _dtype(vae))
-        return torch.cat([vae.encode(each).mode() for each in x.split(1)]).float()
+        x = (2 * images - 1).to(self.device, next(vae.parameters()).dtype)
+        return torch.cat([vae.encode(each).mean for each in x.split(1)]).float()
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (b, c, y, x) in the diffusion model's unit -> pictures (b, 3, y, x) float32, cut to [0, 1]."""
+        """Scaled latents (b, c, y, x) -> pictures (b, 3, y, x) float32, clipped to [0, 1]."""
         vae = self.vae.to(self.device)
-        z = (z / self.config.vae.scaling_factor).to(self.device, _dtype(vae))
+        z = (z / self.config.vae.scaling_factor).to(self.device, next(vae.parameters()).dtype)
         x = torch.cat([vae.decode(each) for each in z.split(1)]).float()
         return ((x + 1) / 2).clamp(0, 1)
 
     @torch.inference_mode()
     def sample(
-        self, branches: Guidance | Callable[[float], Guidance], seeds: Sequence[int], size: Sequence[int], *,
-        steps: int = 100, sampler: str = "euler_ancestral", spacing: str = "linspace", skip: int = 0,
-        z0: Tensor | None = None, start: Tensor | None = None, control: Sequence[Control] = (),
-        prompts: Sequence[str] = (), sources: Sequence[int] | None = None, low_memory: bool = False,
+        self,
+        branches: Guidance | Callable[[float], Guidance],
+        seeds: Sequence[int],
+        size: tuple[int, int],
+        *,
+        steps: int = 100,
+        sampler: str = "euler_ancestral",
+        sampler_options: Mapping[str, Any] | None = None,
+        spacing: str = "linspace",
+        skip: int = 0,
+        z0: Tensor | None = None,
+        start: Tensor | None = None,
+        control: Sequence[Control] = (),
+        prompts: Sequence[str] = (),
+        sources: Sequence[int] | None = None,
+        low_memory: bool = False,
     ) -> Iterator[Step]:
-        """From noise to latents of `size` (y, x), one a seed, along the guided field. The last `z` is the end.
+        """From noise to latents of `size` (y, x), one per seed, along the guided field. The last `z` is the sample.
 
-        skip: leave out the first so many steps. z0 (b, c, y, x): latents that the start's noise is added to. start
-        (b, c, y, x): latents at the first noise level, in place of noise. prompts, sources: what a control may know of
-        the items (`control.Run`).
+        skip: how many steps to leave out at the start. z0 (b, c, y, x): latents to which the initial noise is added.
+        start (b, c, y, x): latents at the first noise level, in place of noise. prompts, sources: the items as
+        controls see them (`control.Run`).
         """
-        noise = Noise(seeds, (self.config.unet.out_channels, *size), device=self.device)
+        options = sampler_options or {}
+        follow = get_sampler(sampler, options)
+        noise = Noise(seeds, (self.config.vae.latent_channels, *size), device=self.device)
         sigmas = self.denoiser.schedule.sigmas_for(steps, spacing)[skip:]
         run = Run(
-            sigmas=tuple(sigmas.tolist()), size=tuple(size), tokenizer=self.tokenizer,
-            prompts=tuple(prompts) or ("",) * len(seeds), sources=tuple(sources or range(len(seeds))),
-        )  # fmt: skip
-        control = [each.over(run) for each in control]
-        along = guided(self.denoiser, branches, sequential=low_memory, control=control)
+            sigmas=tuple(sigmas.tolist()),
+            size=(size[0], size[1]),
+            map_sizes=tuple(self.unet.map_sizes(size)) if control else (),
+            tokenizer=self.tokenizer,
+            prompts=tuple(prompts) or ("",) * len(seeds),
+            sources=tuple(sources or range(len(seeds))),
+        )
+        control = [each.bind(run) for each in control]
+        denoised_at = guided(self.denoiser, branches, sequential=low_memory, control=control)
         for each in control:
-            along = each.around(along)
+            denoised_at = each.wrap(denoised_at)
         z = noise.start(sigmas[0]) if start is None else start
-        yield from get_sampler(sampler)(along, z if z0 is None else z0 + z, sigmas, noise=noise)
+        z = z if z0 is None else z0 + z
+        yield from follow(denoised_at, z, sigmas, noise=noise, **options)
 
-    edit = edit
-    generate = generate
-    sdedit = sdedit
-    generate_pair = generate_pair
-    invert = invert
-
-    def fitted(self, picture: Picture, resolution: int | None = None, how: str = "crop") -> Fitted:
-        """A picture brought to the size at which it is edited; the model's own resolution unless given."""
+    def fitted(self, picture: Picture | Sequence[Picture], resolution: int | None = None, how: str = "crop") -> Any:
+        """A picture at the size at which it is edited (`Fitted`), or a list of them. resolution: else the model's."""
+        if is_list(picture):
+            return [self.fitted(each, resolution, how) for each in picture]
         own = self.config.sampling
-        image = open_image(picture)
+        image = open_image(cast(Picture, picture))
         resolution = own.resolution if resolution is None else resolution
         return fit(image, fit_size(*image.size, resolution, own.multiple), how)
 
-    def finish(self, z: Tensor, output: str) -> Any:
-        """What is handed back of latents (c, y, x): a picture, its tensor, or themselves."""
+    def finish(self, z: Tensor, output: str, original: Fitted | None = None) -> Any:
+        """Latents (c, y, x) as the output asked for; with `original`, pixels at its size before it was fitted."""
         if output == "latent":
             return z.clone()  # outside of inference mode: an ordinary tensor
         x = self.decode(z[None])[0].clone()
-        return x if output == "tensor" else from_tensor(x, truncate=True)
+        if output == "tensor" and original is None:
+            return x
+        image = from_tensor(x, truncate=True)
+        image = image if original is None else original.restore(image)
+        return to_tensor(image).to(self.device) if output == "tensor" else image
 
-    def finish_fitted(self, picture: Fitted, z: Tensor | None, output: str, keep_size: bool) -> Any:
-        """The same of a picture that was fitted; without `z` (c, y, x), of that picture itself."""
-        if z is None and output == "latent":
-            z = self.config.vae.scaling_factor * self.encode_image(to_tensor(picture.image)[None])[0]
-        if z is not None and (output == "latent" or not keep_size):
-            return self.finish(z, output)
-        result = picture.image if z is None else self.finish(z, "pil")
-        result = picture.restore(result) if keep_size else result
-        return to_tensor(result).to(self.device) if output == "tensor" else result
+    def unchanged(self, picture: Fitted, output: str, keep_size: bool) -> Any:
+        """The fitted picture itself as the output asked for."""
+        if output == "latent":
+            return self.config.vae.scaling_factor * self.encode_image(to_tensor(picture.image)[None])[0].clone()
+        image = picture.restore(picture.image) if keep_size else picture.image
+        return to_tensor(image).to(self.device) if output == "tensor" else image
 
-    def rest(self, low_memory: bool) -> None:
-        """Put off the device what is not in use."""
+    def offload(self, low_memory: bool) -> None:
+        """Move VAE and text encoder to the CPU until they are needed again."""
         if low_memory:
             self.vae.to("cpu")
             self.text_encoder.to("cpu")
-
-
-def fingerprint(parts: Mapping[str, nn.Module]) -> str:
-    """16 hexadecimal digits of the weights of networks, by name, in whatever dtype, layout and on whatever device."""
-    digest = hashlib.sha256()
-    for part, module in parts.items():
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype

@@ -1,103 +1,113 @@
 """Editing: a picture and an instruction -> the edited picture (InstructPix2Pix, section 3.2)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..control import Control
-from ..data.images import Fitted, Picture, to_tensor
-from ..diffusion import Step, three_way
-from .items import (
-    Item, Progress, as_items, batches, check_counts, check_scale, check_text, check_words, common, in_order, is_list,
-    run_batches,
-)  # fmt: skip
-
-if TYPE_CHECKING:
-    from .core import Pipeline
+from ..data.fits import Fitted
+from ..data.images import Picture, to_tensor
+from ..diffusion import three_way
+from .batching import Item, Progress, Work, check, common
+from .core import LatentDiffusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(Item):
-    """One edit to be made. Raises ValueError for values that no edit can have."""
+    """One edit; edits of one picture size can share a batch."""
 
     picture: Fitted
     instruction: str
     text_scale: float
     image_scale: float
 
-    def __post_init__(self):
-        check_text("instruction", self.instruction)
-        check_scale("text scale", self.text_scale)
-        check_scale("image scale", self.image_scale)
-        super().__post_init__()
+    @property
+    def group(self) -> tuple[int, int]:
+        return self.picture.image.size
 
 
 def edit(
-    pipe: "Pipeline", image: Picture | Sequence[Picture], instruction: str | Sequence[str], *,
-    text_scale: float | Sequence[float] | None = None, image_scale: float | Sequence[float] | None = None,
-    steps: int = 100, seed: int | Sequence[int] = 0, sampler: str = "euler_ancestral", spacing: str = "linspace",
-    resolution: int | None = None, fit: str = "crop", keep_size: bool = False, output: str = "pil",
-    control: Sequence[Control] = (), low_memory: bool = False, batch_size: int = 1,
+    pipe: LatentDiffusion,
+    image: Picture | Sequence[Picture],
+    instruction: str | Sequence[str],
+    *,
+    text_scale: float | Sequence[float] | None = None,
+    image_scale: float | Sequence[float] | None = None,
+    steps: int = 100,
+    seed: int | Sequence[int] = 0,
+    sampler: str = "euler_ancestral",
+    sampler_options: Mapping[str, Any] | None = None,
+    spacing: str = "linspace",
+    resolution: int | None = None,
+    fit: str = "crop",
+    keep_size: bool = False,
+    output: str = "pil",
+    control: Sequence[Control] = (),
+    low_memory: bool = False,
+    batch_size: int = 1,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Any:
-    """The picture as the instruction says (InstructPix2Pix, section 3.2); on the CPU, the authors' seed for seed.
+    """The picture edited as the instruction says; on the CPU, the authors' result seed for seed.
 
-    Where pictures, instructions, scales or seeds are lists, they are equally long and so is the list that comes
-    back; what is no list holds for every item, but a lone seed counts up from the first. Up to `batch_size` items
-    of one size share the UNet's calls: that changes an item by rounding only, and a size of 1 by nothing.
-    An empty instruction returns the fitted input.
+    Pictures, instructions, scales and seeds may be lists of one length; the result is then a list. A single value
+    holds for every item, but a single seed counts up from the first. Up to `batch_size` items of one size share the
+    UNet's calls: that changes a result by rounding only. An empty instruction returns the fitted input.
 
-    Scales: the model's own unless given. sampler, spacing: words of `diffusion.SAMPLERS`, `SPACINGS`. resolution: of
-    the longer side, about (`images.fit_size`). fit: a word of `images.FITS`; keep_size undoes it. output: "pil",
-    cut down to whole levels as the authors write them; "tensor" (3, y, x) in [0, 1]; "latent" (c, y, x), before
-    decoding, of the fitted size. control: what is to observe or change attention (`minip2p.control`). low_memory:
-    branches one after the other, VAE and text encoder on the CPU when not in use. Raises ValueError in the user's words
-    (ImageError for a picture).
+    text_scale, image_scale: the model's own unless given. sampler, spacing: words of `diffusion.SAMPLERS`, `SPACINGS`;
+    sampler_options: e.g. {"eta": 0.5}. resolution: about the longer side (`images.fit_size`). fit: a word of
+    `images.FITS`; keep_size undoes it. output: "pil", truncated to 8 bits as the authors do; "tensor" (3, y, x) in
+    [0, 1]; "latent" (c, y, x), scaled, before decoding, of the fitted size. control: observes or changes attention
+    (`minip2p.control`). low_memory: one branch at a time, VAE and text encoder on the CPU when not in use.
+    Raises ValueError for an invalid option (ImageError for a picture) and for a model that is no editor.
     """
-    check_counts(steps=steps, batch_size=batch_size)
-    check_words(sampler=sampler, spacing=spacing, fit=fit, output=output)
-    _check_edits(pipe)
+    check(steps=steps, batch_size=batch_size, output=output)
+    pipe.require("editor")
     own = pipe.config.sampling
-    fitted = partial(pipe.fitted, resolution=resolution, how=fit)
-    many, items = as_items(
+    work = Work(
         Edit,
-        picture=[fitted(each) for each in image] if is_list(image) else fitted(image),
+        on_step,
+        picture=pipe.fitted(image, resolution, fit),
         instruction=instruction,
         text_scale=own.text_scale if text_scale is None else text_scale,
         image_scale=own.image_scale if image_scale is None else image_scale,
         seed=seed,
+        steps=steps,
     )
-    finish = partial(pipe.finish_fitted, output=output, keep_size=keep_size)
-    results = {item.number: finish(item.picture, None) for item in items if not item.instruction.strip()}
-    left = [item for item in items if item.number not in results]
-    todo = [(batch, steps) for batch in batches(left, batch_size, lambda item: item.picture.image.size)]
-    start = partial(_start, pipe, control=control, low_memory=low_memory, steps=steps, sampler=sampler, spacing=spacing)
-    rest = partial(pipe.rest, low_memory)
-    results |= run_batches(todo, start, lambda item, z: finish(item.picture, z[0]), on_step, rest)
-    return in_order(results, many)
+    for item in work.items:
+        if not item.instruction.strip():
+            work.results[item.number] = pipe.unchanged(item.picture, output, keep_size)
 
+    for batch in work.batches(batch_size):
+        # c_T and c_I: the instruction's text states and the picture's latent. No text is "", no picture is zeros.
+        instructions = [item.instruction for item in batch]
+        text, null_text = pipe.encode_text(instructions), pipe.encode_text([""])
+        image_latent = pipe.encode_image(torch.stack([to_tensor(item.picture.image) for item in batch]))
+        y, x = image_latent.shape[2:]
+        pipe.offload(low_memory)
 
-def _start(pipe: "Pipeline", batch: Sequence[Edit], *, low_memory: bool, **how) -> Iterator[Step]:
-    """The sampler's steps for items of one size."""
-    instructions = [item.instruction for item in batch]
-    text, null_text = pipe.encode_text(instructions), pipe.encode_text([""])
-    image = pipe.encode_image(torch.stack([to_tensor(item.picture.image) for item in batch]))
-    pipe.rest(low_memory)
-    text_scale, image_scale = common([item.text_scale for item in batch]), common([item.image_scale for item in batch])
-    return pipe.sample(
-        three_way(text_scale, image_scale, text, null_text, image), [int(item.seed) for item in batch], image.shape[2:],
-        prompts=instructions, low_memory=low_memory, **how,
-    )  # fmt: skip
+        # Equation 3: e(z, 0, 0) + s_I (e(z, c_I, 0) - e(z, 0, 0)) + s_T (e(z, c_I, c_T) - e(z, c_I, 0)).
+        s_text, s_image = common([item.text_scale for item in batch]), common([item.image_scale for item in batch])
+        branches = three_way(s_text, s_image, text, null_text, image_latent)
 
+        # From noise to the edited latent, one step of the sampler at a time.
+        for step in pipe.sample(
+            branches,
+            [int(item.seed) for item in batch],
+            (y, x),
+            steps=steps,
+            sampler=sampler,
+            sampler_options=sampler_options,
+            spacing=spacing,
+            control=control,
+            prompts=instructions,
+            low_memory=low_memory,
+        ):
+            work.report(batch, step)
 
-def _check_edits(pipe: "Pipeline") -> None:
-    channels, latent = pipe.config.unet.in_channels, pipe.config.vae.latent_channels
-    if channels != 2 * latent:
-        raise ValueError(
-            f"this checkpoint's UNet takes {channels} channels, an editor's {2 * latent} (noisy latent, picture): "
-            "it paints from text and cannot edit. Load an InstructPix2Pix checkpoint; or minip2p convert --widen "
-            "makes an editor of this one, which then has to be trained on edits"
-        )
+        # From latents to pictures.
+        for item, z in zip(batch, step.z, strict=True):
+            work.results[item.number] = pipe.finish(z, output, item.picture if keep_size else None)
+        pipe.offload(low_memory)
+    return work.in_order()

@@ -1,4 +1,4 @@
-"""Inversions as files: finished ones, and what is kept of one that is under way."""
+"""Inversions as files: finished ones, and the state of one that is under way."""
 
 import json
 from dataclasses import dataclass
@@ -7,25 +7,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints.files import open_weights, write_safetensors
-from ..checkpoints.mapped import CheckpointError, Weights
+from ..checkpoints.files import CheckpointError, Weights, open_weights, write_safetensors
 from ..control.inversion import Inversion
 
 KIND = "minip2p inversion"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class InversionState:
     """How far the inversion of one picture has come. Tensors are on the CPU."""
 
     path: Tensor | None = None
-    """the latents at each noise level, falling, (n + 1, c, y, x): once DDIM inversion is done"""
+    """once DDIM inversion is done: the latents at each noise level, falling, (n + 1, c, y, x)"""
     z: Tensor | None = None
     """the latents (c, y, x) after the last step for which a null text was found"""
     nulls: tuple[Tensor, ...] = ()
     """the null texts (m, d) found so far"""
     inversion: Inversion | None = None
-    """all of it"""
+    """the finished inversion"""
 
     @property
     def done(self) -> int:
@@ -33,14 +32,14 @@ class Kept:
 
 
 def save_inversion(inversion: Inversion, path: str | Path) -> None:
-    """Write an inversion as one safetensors file, whole or not at all."""
+    """Write an inversion as one safetensors file, atomically."""
     _write(Path(path), inversion, {})
 
 
 def load_inversion(path: str | Path) -> Inversion:
-    """An inversion from the file that `save_inversion` or `invert(state=...)` wrote.
+    """Read an inversion that `save_inversion` or `invert(state=...)` wrote.
 
-    Raises ValueError in one line for any other file and for a run that is not finished.
+    Raises ValueError in one line for any other file and for an inversion that is not finished.
     """
     weights = _read(Path(path))
     if "inversion" not in weights.metadata:
@@ -48,35 +47,38 @@ def load_inversion(path: str | Path) -> Inversion:
     return _inversion(Path(path), weights)
 
 
-def save_kept(path: Path, kept: Kept, key: dict) -> None:
-    if kept.inversion is not None:
-        return _write(path, kept.inversion, {"key": json.dumps(key)})
-    tensors = {"path": kept.path}
-    if kept.done:
-        tensors |= {"z": kept.z, "nulls": torch.stack(kept.nulls)}
+def save_state(path: Path, state: InversionState, key: dict) -> None:
+    """Write the state, under the key that says which inversion it is of."""
+    if state.inversion is not None:
+        return _write(path, state.inversion, {"key": json.dumps(key)})
+    assert state.path is not None  # there is nothing to write before
+    tensors = {"path": state.path}
+    if state.z is not None:
+        tensors |= {"z": state.z, "nulls": torch.stack(state.nulls)}
     write_safetensors(path, tensors, {"kind": KIND, "key": json.dumps(key)})
 
 
-def load_kept(path: Path, key: dict) -> Kept:
-    """What the file holds of the inversion with this key; nothing if there is none. ValueError for another's file."""
+def load_state(path: Path, key: dict) -> InversionState:
+    """The state in a file, an empty one if there is no file. Raises ValueError for the file of another inversion."""
     if not path.exists():
-        return Kept()
+        return InversionState()
     weights = _read(path)
     theirs = _object(path, weights.metadata.get("key", "{}"))
     if theirs != key:
         differ = [name for name in key if theirs.get(name) != key[name]]
         shown = ", ".join(
-            f"{name} {theirs[name]!r}, not {key[name]!r}" if name in theirs and name not in ("picture", "weights")
+            f"{name} {theirs[name]!r}, not {key[name]!r}"
+            if name in theirs and name not in ("picture", "weights")
             else f"another {name}"
             for name in differ
-        )  # fmt: skip
+        )
         raise ValueError(f"{path} holds another inversion ({shown}); give another state file, or remove this one")
     if "inversion" in weights.metadata:
-        return Kept(inversion=_inversion(path, weights))
+        return InversionState(inversion=_inversion(path, weights))
     tensors = {name: tensor.clone() for name, tensor in weights.tensors.items()}
     if "path" not in tensors or ("z" in tensors) != ("nulls" in tensors):
         raise CheckpointError(f"{path}: damaged: an inversion that lacks some of its tensors")
-    return Kept(path=tensors["path"], z=tensors.get("z"), nulls=tuple(tensors.get("nulls", ())))
+    return InversionState(path=tensors["path"], z=tensors.get("z"), nulls=tuple(tensors.get("nulls", ())))
 
 
 def _write(path: Path, inversion: Inversion, metadata: dict[str, str]) -> None:
@@ -90,10 +92,10 @@ def _inversion(path: Path, weights: Weights) -> Inversion:
     words = _object(path, weights.metadata["inversion"])
     try:
         words["sigmas"] = tuple(words["sigmas"])
-        tensors = {name: tensor.clone() for name, tensor in weights.tensors.items()}  # not views of the mapped file
-        return Inversion(**words, **tensors)
+        words |= {name: tensor.clone() for name, tensor in weights.tensors.items()}  # not views of the mapped file
+        return Inversion(**words)
     except (TypeError, KeyError):
-        raise CheckpointError(f"{path}: an inversion of another version of minip2p; make it anew") from None
+        raise CheckpointError(f"{path}: an inversion of another version of minip2p; make it again") from None
 
 
 def _read(path: Path) -> Weights:

@@ -1,1 +1,1 @@
-"""From text to token ids, and back. No network: a tokenizer is a value that travels with the model it was made for."""
+"""From text to token ids and back, without networks. A tokenizer is a value, saved with the model it was made for."""

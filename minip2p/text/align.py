@@ -1,14 +1,14 @@
-"""Which tokens of one prompt answer to which of another: for Prompt-to-Prompt (Hertz et al. 2022, section 3.2).
+"""Pairing the tokens of two prompts, for Prompt-to-Prompt (Hertz et al. 2022, section 3.2).
 
-Positions are those in the padded row that the text encoder reads: 0 is bos, the first token of the text is 1. Of a text
-longer than the row's m - 2 tokens the rest is cut off, and nothing maps to it or from it.
+Positions are those in the padded row that the text encoder reads: 0 is bos, the first token of the text is 1. A text is
+cut off after m - 2 tokens, and nothing maps to or from what is cut off.
 
     Replace, "word swap":         target_map[..., j] = sum_i source_map[..., i] mapper[i, j]
     Refine, "a new phrase added": target_map[..., j] = alphas[j] source_map[..., mapper[j]]
                                                        + (1 - alphas[j]) target_map[..., j]
 
-Replace goes by words, found in the text itself: published code splits at spaces and so takes "cat," for another word
-than "cat". Behind a word that changes its number of tokens it maps the rest to the same places; here words stay words.
+Replace pairs words, found in the text itself. Published code splits at spaces, so "cat," is another word than "cat",
+and after a word that changes its number of tokens it pairs by position; here words stay paired.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ import regex
 import torch
 from torch import Tensor
 
-from .words import clean
+from .bpe import clean
 
 LETTERS = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}\u200c\u200d]*"
 INSIDE = r"[\p{L}\p{M}\p{N}\u200c\u200d]"
@@ -28,7 +28,7 @@ Span = tuple[int, int]
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; `BPE` is one. `offsets` has the (start, end) in the text of each id of `encode`."""
+    """What an alignment needs of a tokenizer (`BPE`). offsets: (start, end) in the text of each id of `encode`."""
 
     @property
     def max_length(self) -> int: ...
@@ -41,18 +41,18 @@ class Tokenizer(Protocol):
 def words(prompt: str) -> list[tuple[str, int, int]]:
     """(word as written, its start, its end): runs of letters and digits with their accents.
 
-    One apostrophe or hyphen between two letters or digits belongs to the word: "cat's", "blue-green". All other signs,
-    emoji among them, lie between words.
+    A single apostrophe or hyphen between letters or digits belongs to the word: "cat's", "blue-green". All other signs,
+    such as emoji, are between words.
     """
     return [(found.group(), found.start(), found.end()) for found in WORD.finditer(prompt)]
 
 
 def positions(tokenizer: Tokenizer, prompt: str, word: str, occurrence: int | None = None) -> list[int]:
-    """The token positions of a word or phrase, in order: of each occurrence, or of one, counted from 0.
+    """The token positions of a word or phrase, in order: of all its occurrences, or of one, counted from 0.
 
-    Case, the way accents are encoded and the white space inside a phrase do not matter. A word is found where letters
-    and digits end: "cat" in "a cat, asleep" and in "Cat's", not in "category". An occurrence that is cut off does not
-    count, unless there is no other. ValueError for a word that is absent or cut off.
+    Case, the encoding of accents and white space inside a phrase do not matter. Words match whole: "cat" in "a cat,
+    asleep" and in "Cat's", not in "category". Occurrences that are cut off are left out. Raises ValueError for a word
+    that is absent or always cut off.
     """
     spans = list(_occurrences(prompt, word))
     if not spans:
@@ -74,17 +74,17 @@ def positions(tokenizer: Tokenizer, prompt: str, word: str, occurrence: int | No
 
 
 def replacement(tokenizer: Tokenizer, prompt: str, edited: str) -> Tensor:
-    """Replace's mapper (m, m), float32: how much of the map of source token i goes to that of edited token j.
+    """Replace's mapper (m, m), float32: how much of source token i's map goes to edited token j's.
 
-    The words answer to each other in order, and so do the signs between them. k tokens that become k map one to one;
-    k that become l != k each give 1 / l to every one of the l. bos, eos and the padding map in order. Hence
+    Words are paired in order, and so are the signs between them. k tokens that become k map one to one; k that become
+    l != k each give 1 / l to each of the l. bos, eos and padding map in order. So
 
-    - a row sums to 1, so that a map over the source's tokens keeps its sum; or to less where the edited row has no
-      place: a sign between words that was dropped, text that is cut off, the last padding of a prompt that grew (0);
-    - a column of a word sums to k / l; of a new sign, or of the last padding of a prompt that shrank, to 0;
+    - a row sums to 1, so a map over the source's tokens keeps its sum; less where the edited row has no place for it: a
+      sign that was dropped, text that is cut off, the last padding of a prompt that grew (0);
+    - a word's column sums to k / l; that of a new sign, or of the last padding of a prompt that shrank, to 0;
     - equal prompts give the identity.
 
-    ValueError for prompts of different numbers of words, and for a changed word that is cut off.
+    Raises ValueError for prompts with different numbers of words, and for a changed word that is cut off.
     """
     m = tokenizer.max_length
     mapper = torch.zeros(m, m)
@@ -105,11 +105,11 @@ def replacement(tokenizer: Tokenizer, prompt: str, edited: str) -> Tensor:
 
 def refinement(tokenizer: Tokenizer, prompt: str, edited: str) -> tuple[Tensor, Tensor]:
     """Refine's mapper (m,), int64, and alphas (m,), float32: 1 where edited token j takes the map of source token
-    mapper[j]; 0 where it has none to take and keeps its own (mapper[j] is then j).
+    mapper[j]; 0 where it keeps its own (mapper[j] is then j).
 
-    The tokens of the texts are paired by `align`, bos with bos, eos with eos; padding takes the map of the same place
-    where the source has padding, too. So what takes a map takes it from an equal token, in order, and no map is taken
-    twice. (Published code has all padding take from the same place, also from a longer source's words and eos.)
+    Tokens are paired by `align`, bos with bos, eos with eos; padding takes the map of the same place if the source has
+    padding there. So a map is taken from an equal token, in order, and never twice. (In published code all padding
+    takes the map of the same place, even from a longer source's words and eos.)
     """
     mapper, alphas = torch.arange(tokenizer.max_length), torch.ones(tokenizer.max_length)
     source, target = _kept_ids(tokenizer, prompt), _kept_ids(tokenizer, edited)
@@ -121,11 +121,11 @@ def refinement(tokenizer: Tokenizer, prompt: str, edited: str) -> tuple[Tensor, 
 
 
 def align(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
-    """For each item of target, the index of the one of source that it answers to; None: it is inserted.
+    """For each item of target, the index of its partner in source; None if it is inserted.
 
     Needleman & Wunsch (1970) as in Prompt-to-Prompt's code: a match scores 1, a mismatch -1, a gap 0. Two gaps beat a
-    mismatch, so only equal items are paired, and the best score is the length of the longest common subsequence. Of
-    equally good alignments, that which inserts as late in the target as it can, then drops as late in the source.
+    mismatch, so only equal items are paired, and the best score is the length of the longest common subsequence. Among
+    equally good alignments: the one that inserts latest in the target, then drops latest in the source.
     """
     best = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]  # best[i][j]: of the first i and the first j
     for i, x in enumerate(source, 1):
@@ -145,10 +145,10 @@ def align(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
 
 
 def explain(tokenizer: Tokenizer, prompt: str, edited: str, how: str) -> str:
-    """The alignment of "replace" (a line a word) or "refine" (a line a token) as a table to be printed.
+    """The alignment of "replace" (a line per word) or "refine" (a line per token) as a table to print.
 
-    The positions in either row, then "house" for what stays, "house -> cottage" for what is replaced, "- old" for what
-    is dropped, "+ red" for what is inserted. Errors are those of the alignment; ValueError for another `how`.
+    Each line has the positions in both rows, then "house" (kept), "house -> cottage" (replaced), "- old" (dropped) or
+    "+ red" (inserted). Raises the alignment's errors, and ValueError for another `how`.
     """
     if how not in ("replace", "refine"):
         raise ValueError(f"how={how!r}; an alignment is by 'replace' or by 'refine'")
@@ -173,7 +173,7 @@ def explain(tokenizer: Tokenizer, prompt: str, edited: str, how: str) -> str:
 
 
 def _occurrences(prompt: str, word: str) -> Iterator[Span]:
-    """Where in the prompt as given the word is."""
+    """The spans of the word in the prompt as given."""
     parts = clean(word)[0].split()
     if not parts:
         raise ValueError(f"an empty word {word!r} was looked for in the prompt {prompt!r}; name one of its words")
@@ -188,7 +188,7 @@ def _occurrences(prompt: str, word: str) -> Iterator[Span]:
 
 
 def _segments(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
-    """The token positions before, in, between, in, ... and behind the words: 2 n + 1 lists, also of what is cut off."""
+    """The token positions before, in, between, in, ... and after the n words: 2 n + 1 lists, cut-off ones included."""
     spans = [(start, end) for _, start, end in words(prompt)]
     segments: list[list[int]] = [[] for _ in range(2 * len(spans) + 1)]
     n = 0
@@ -201,7 +201,7 @@ def _segments(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
 
 
 def _segment_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> list[tuple[list[int], list[int]]]:
-    """The segments of two prompts that answer to each other; ValueError where the words do not."""
+    """The paired segments of two prompts. Raises ValueError if the words cannot be paired."""
     source, target = words(prompt), words(edited)
     if len(source) != len(target):
         raise ValueError(
@@ -218,7 +218,7 @@ def _segment_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> list[tuple
 
 
 def _token_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> Iterator[tuple[list[int], list[int]]]:
-    """What `refinement` pairs, in reading order; of a place's dropped and inserted tokens the dropped first."""
+    """What `refinement` pairs, in reading order; dropped tokens before those inserted at the same place."""
     source, target = _kept_ids(tokenizer, prompt), _kept_ids(tokenizer, edited)
     done, inserted = 0, []
     for j, i in enumerate([*align(source, target), len(source)]):  # the last are eos and eos
@@ -233,12 +233,12 @@ def _token_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> Iterator[tup
 
 
 def _kept_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of the text that its row holds, between bos and eos."""
+    """The ids between bos and eos in the row."""
     return tokenizer.encode(prompt)[: tokenizer.max_length - 2]
 
 
 def _fits(tokenizer: Tokenizer, tokens: Sequence[int]) -> bool:
-    """Whether none of these positions is cut off; the row's last is eos."""
+    """Whether none of these positions is cut off; the last of the row is eos."""
     return max(tokens, default=0) <= tokenizer.max_length - 2
 
 
@@ -250,7 +250,7 @@ def _cut(tokenizer: Tokenizer, prompt: str, word: str) -> ValueError:
 
 
 def _text(tokenizer: Tokenizer, prompt: str, tokens: list[int]) -> str:
-    """What neighbouring tokens stand for, fit for a terminal."""
+    """The text of adjacent tokens, printable."""
     if not tokens:
         return ""
     offsets = tokenizer.offsets(prompt)

@@ -1,25 +1,26 @@
-"""Byte-level byte-pair encoding as in CLIP (Radford et al. 2021; BPE: Sennrich et al. 2016).
+"""CLIP's tokenizer: byte-level byte-pair encoding (Radford et al. 2021; BPE: Sennrich et al. 2016).
 
     text -> special tokens out -> NFC, lower case -> words -> bytes -> the best-ranked pair joined, until none is left
 
-Each byte is written as one visible character, and the last of a word carries "</w>". Ids equal those of transformers'
+Each byte is written as one visible character, and the last of a word ends in "</w>". Ids equal those of transformers'
 CLIPTokenizer. OpenAI's own code first repairs broken encodings (ftfy) and un-escapes HTML twice: "&amp;" is one
 ampersand there and three words here. A character newer than Python's Unicode tables may give other ids than there.
 """
 
-import json
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import regex
 import torch
 
-from .vocabulary import as_pairs, clip_vocabulary, commonest_pairs, read_folder, smallest_alphabet, write
-from .words import BOS, BYTE, END, EOS, Pair, clean, join, split_at, symbols_of, words
+from . import vocabulary
+from .unicode import clean_unicode
+from .vocabulary import BOS, END, EOS, SYMBOL, Pair
+
+WORDS = regex.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+"""The name of a special token that appears only by lower-casing stays text: three words."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,13 @@ class BPE:
     lifted: dict[str, bool] = field(default_factory=lambda: {BOS: False, EOS: False}, repr=False)
     """special tokens, taken out of a text whole; True: looked for in the cleaned text, False: in the text as given"""
 
-    def __post_init__(self):
-        if missing := [token for token in (*self.lifted, *map("".join, self.merges)) if token not in self.vocab]:
-            raise ValueError(f"the vocabulary lacks {missing[0]!r}, which is a special token or made by a merge")
-        for name in ("bos", "eos", "pad"):
-            if self._names.get(getattr(self, name)) not in self.lifted:
-                known = ", ".join(self.lifted)
-                raise ValueError(f"{name}={getattr(self, name)} is not the id of a special token ({known})")
-        if self.max_length < 2:
-            raise ValueError(f"max_length={self.max_length}, but the start and end tokens alone need 2")
+    __post_init__ = vocabulary.check
+    clip = classmethod(vocabulary.clip)
+    from_dict = classmethod(vocabulary.from_dict)
+    from_folder = classmethod(vocabulary.read_folder)
+    to_dict = vocabulary.to_dict
+    save = vocabulary.write_folder
+    decode = vocabulary.decode
 
     def __call__(self, texts: str | Sequence[str]) -> torch.Tensor:
         """(b, max_length) int64: bos, the text, eos, padding. A text too long is cut; eos stays last."""
@@ -62,6 +61,8 @@ class BPE:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text of any length, without bos and eos around it."""
+        if not isinstance(text, str):
+            raise TypeError(f"a text was expected, not {text!r:.80} ({type(text).__name__})")
         return [token for token, _, _ in self._tokens(text)]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -71,134 +72,19 @@ class BPE:
         """
         return [(start, end) for _, start, end in self._tokens(text)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The cleaned text, a space between words; without bos, eos and padding. Broken bytes become U+FFFD."""
-        data = bytearray()
-        for token in map(int, ids):
-            if token not in self._names:
-                raise ValueError(f"{token} is no id of this vocabulary of {len(self.vocab)} tokens")
-            name = self._names[token]
-            if token in (self.bos, self.eos, self.pad):
-                data += b""
-            elif name in self.lifted:
-                data += f"{name} ".encode()
-            else:
-                data += bytes(BYTE[symbol] for symbol in name.removesuffix(END)) + b" " * name.endswith(END)
-        return data.decode(errors="replace").strip(" ")
-
-    @classmethod
-    def clip(cls, pad: int = 49407, max_length: int = 77) -> "BPE":
-        """CLIP's vocabulary, which ships with the package. Stable Diffusion 1 pads with eos (49407), 2 with "!" (0).
-
-        The padding token is special, as in transformers: with pad=0 a "!" in a text is 0 too (in open_clip it is 256).
-        """
-        vocab, merges = clip_vocabulary()
-        names = list(vocab)
-        if not 0 <= pad < len(names):
-            raise ValueError(f"pad={pad}, but CLIP's ids run from 0 to {len(names) - 1}")
-        lifted = dict.fromkeys((BOS, EOS, names[pad]), False)
-        return cls(vocab, merges, bos=49406, eos=49407, pad=pad, max_length=max_length, lifted=lifted)
-
-    @classmethod
-    def learn(cls, captions: Iterable[str], vocab_size: int = 1000, max_length: int = 77) -> "BPE":
-        """At most `vocab_size` tokens: 361 bytes, what the commonest pairs make, bos, eos (which pads, too).
-
-        There are fewer when every word has become one token. Only how often each word occurs matters, not the order.
-        """
-        if isinstance(captions, str):
-            raise TypeError("BPE.learn takes a list of captions, not one string")
-        alphabet = smallest_alphabet()
-        if vocab_size < len(alphabet) + 2:
-            raise ValueError(f"vocab_size={vocab_size}, but bytes and special tokens alone need {len(alphabet) + 2}")
-        vocab, merges = {symbol: i for i, symbol in enumerate(alphabet)}, []
-        for pair in commonest_pairs(Counter(word for caption in captions for word, _ in words(clean(caption)[0]))):
-            if len(vocab) + 2 == vocab_size:
-                break
-            merges.append(pair)
-            vocab.setdefault("".join(pair), len(vocab))
-        bos, eos = len(vocab), len(vocab) + 1
-        return cls(vocab | {BOS: bos, EOS: eos}, tuple(merges), bos=bos, eos=eos, pad=eos, max_length=max_length)
-
-    @classmethod
-    def from_folder(cls, path: str | os.PathLike) -> "BPE":
-        """Read a `tokenizer/` folder: tokenizer.json, or vocab.json and merges.txt; and its configs, where it has any.
-
-        FileNotFoundError names the folder and what was looked for; ValueError names the malformed file.
-        """
-        try:
-            return cls(**read_folder(Path(path)))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            reason = error if isinstance(error, ValueError) else repr(error)
-            raise ValueError(f"{path} is not a CLIP tokenizer's folder: {reason}") from None
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write a `tokenizer/` folder that we and transformers read: vocab.json, merges.txt and two configs."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        entries = {
-            token: {"content": token, "normalized": cleaned, "lstrip": False, "rstrip": False, "single_word": False}
-            for token, cleaned in self.lifted.items()
-        }
-        ids = {"bos_token": self.bos, "eos_token": self.eos, "unk_token": self.eos, "pad_token": self.pad}
-        special = {key: entries[self._names[token]] for key, token in ids.items()}
-        config = {
-            "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": self.max_length,
-            "do_lower_case": True,
-            "added_tokens_decoder": {
-                self.vocab[token]: entry | {"special": entry in special.values()} for token, entry in entries.items()
-            },
-            **{key: entry | {"__type": "AddedToken"} for key, entry in special.items()},
-        }
-        write(folder / "vocab.json", json.dumps(self.vocab, ensure_ascii=False))
-        write(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges))
-        write(folder / "special_tokens_map.json", json.dumps(special, indent=2))
-        write(folder / "tokenizer_config.json", json.dumps(config, indent=2))
-
-    def to_dict(self) -> dict:
-        """JSON-able. CLIP's own vocabulary is only named."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        values |= {"vocab": dict(self.vocab), "lifted": dict(self.lifted)}
-        if len(self.vocab) == 49408 and (self.vocab, self.merges) == clip_vocabulary():
-            return values | {"vocab": "clip", "merges": "clip"}
-        return values | {"merges": [" ".join(pair) for pair in self.merges]}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "BPE":
-        """The inverse of `to_dict`; ValueError for anything else."""
-        try:
-            if values["vocab"] == "clip":
-                vocab, merges = clip_vocabulary()
-            else:
-                vocab, merges = values["vocab"], as_pairs(values["merges"], "its merges")
-            return cls(**values | {"vocab": vocab, "merges": merges})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"these values are not a tokenizer's (BPE.to_dict): {error!r}") from None
-
-    def __reduce__(self):
-        return BPE, tuple(getattr(self, each.name) for each in fields(self))
-
-    def _tokens(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """(id, start, end) in the text as given."""
-        if not isinstance(text, str):
-            raise TypeError(f"a text was expected, not {text!r:.80} ({type(text).__name__})")
-        for part, at, special in split_at(text, *self._special[False]):
+    def _tokens(self, text: str, cleaned: bool = False) -> Iterator[tuple[int, int, int]]:
+        """(id, start, end): special tokens of the text as given, then of the cleaned text, then words."""
+        for part, at, special in split_at(text, *self._special[cleaned]):
             if special is not None:
                 yield special, at, at + len(part)
-                continue
-            cleaned, starts, ends = clean(part)
-            for token, i, j in self._tokens_of_cleaned(cleaned):
-                yield token, at + starts[i], at + ends[j - 1]
-
-    def _tokens_of_cleaned(self, cleaned: str) -> Iterator[tuple[int, int, int]]:
-        for part, at, special in split_at(cleaned, *self._special[True]):
-            if special is not None:
-                yield special, at, at + len(part)
-                continue
-            for word, first in words(part):
-                tokens = self._remembered(word) if len(word) < 100 else self._tokens_of_word(word)
-                for token, i, j in tokens:
-                    yield token, at + first + i, at + first + j
+            elif not cleaned:
+                part, starts, ends = clean(part)
+                for token, i, j in self._tokens(part, cleaned=True):
+                    yield token, at + starts[i], at + ends[j - 1]
+            else:
+                for word, first in words(part):
+                    for token, i, j in self._remembered(word) if len(word) < 100 else self._tokens_of_word(word):
+                        yield token, at + first + i, at + first + j
 
     def _tokens_of_word(self, word: str) -> list[tuple[int, int, int]]:
         owner = [i for i, character in enumerate(word) for _ in character.encode()]
@@ -218,10 +104,6 @@ class BPE:
         return {pair: rank for rank, pair in enumerate(self.merges)}
 
     @cached_property
-    def _names(self) -> dict[int, str]:
-        return {token: name for name, token in self.vocab.items()}
-
-    @cached_property
     def _special(self) -> dict[bool, tuple[regex.Pattern | None, dict[str, int]]]:
         """What to look for in a text as given (False) and in a cleaned one (True); the longest of two at one place."""
         tables = {}
@@ -231,3 +113,63 @@ class BPE:
             longest_first = map(regex.escape, sorted(ids, key=len, reverse=True))
             tables[after] = regex.compile("|".join(longest_first)) if ids else None, ids
         return tables
+
+    def __reduce__(self):
+        return BPE, tuple(getattr(self, each.name) for each in fields(self))
+
+
+def clean(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
+    """NFC and lower case, with where each character of the result starts and ends in `text`."""
+    return (text.lower(), range(len(text)), range(1, len(text) + 1)) if text.isascii() else clean_unicode(text)
+
+
+def split_at(text: str, pattern: regex.Pattern | None, ids: dict[str, int]) -> Iterator[tuple[str, int, int | None]]:
+    """(part, its start, its id or None): what the pattern finds, and what is between."""
+    at = 0
+    for found in pattern.finditer(text) if pattern else ():
+        if at < found.start():
+            yield text[at : found.start()], at, None
+        yield found.group(), found.start(), ids[found.group()]
+        at = found.end()
+    if at < len(text):
+        yield text[at:], at, None
+
+
+def words(cleaned: str) -> Iterator[tuple[str, int]]:
+    """(word, its start): runs of letters, single digits, runs of other signs, English contractions; no white space."""
+    for found in WORDS.finditer(cleaned):
+        for group in (1, 2, 3) if found.lastindex else (0,):
+            yield found.group(group), found.start(group)
+
+
+def symbols_of(word: str) -> list[str]:
+    """A symbol for each byte, the last with "</w>"."""
+    symbols = [SYMBOL[byte] for byte in word.encode()]
+    return [*symbols[:-1], symbols[-1] + END]
+
+
+def join(symbols: list[str], ranks: dict[Pair, int]) -> list[str]:
+    """Join the pair of lowest rank, of equals the leftmost, until no pair has a rank: n log n, by a heap of pairs."""
+    symbols, n = list(symbols), len(symbols)
+    left, right = list(range(-1, n - 1)), list(range(1, n + 1))
+    heap = []
+
+    def propose(i: int, j: int) -> None:
+        rank = ranks.get((symbols[i], symbols[j])) if 0 <= i and j < n else None
+        if rank is not None:
+            heapq.heappush(heap, (rank, i, symbols[i] + symbols[j]))
+
+    for i in range(n - 1):
+        propose(i, i + 1)
+    while heap:
+        _, i, both = heapq.heappop(heap)
+        j = right[i]
+        if j == n or symbols[i] + symbols[j] != both or (symbols[i], symbols[j]) not in ranks:
+            continue  # one of the two has been joined to another since
+        symbols[i], symbols[j] = both, ""
+        right[i] = right[j]
+        if right[i] < n:
+            left[right[i]] = i
+        propose(left[i], i)
+        propose(i, right[i])
+    return [symbol for symbol in symbols if symbol]

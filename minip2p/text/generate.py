@@ -1,6 +1,6 @@
-"""Sampling tokens: the distribution that the next one is drawn from, and a batch of texts that grow by it.
+"""Sampling tokens: the distribution of the next one, and a batch of texts that grow by it.
 
-No network is known here: `generate` is given something that reads tokens and tells the logits of what follows.
+No network is used here: `generate` is given a `Reader`, which turns tokens into the logits of what follows.
 """
 
 import math
@@ -22,9 +22,9 @@ class Sampling:
     temperature: float = 1.0
     """logits are divided by it; 0 takes the likeliest token"""
     top_p: float = 1.0
-    """only the likeliest tokens that together have this probability (nucleus sampling, Holtzman et al. 2020)"""
+    """draw only from the likeliest tokens with this total probability (nucleus sampling, Holtzman et al. 2020)"""
     frequency_penalty: float = 0.0
-    """a token's logit falls by this for each time that it was drawn before in this text, as OpenAI defines it"""
+    """lowers a token's logit by this for each time that it was drawn in this text, as OpenAI defines it"""
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     """texts that end the text and are cut off"""
@@ -50,23 +50,23 @@ class Completion:
     text: str
     """without the text that stopped it"""
     ids: tuple[int, ...]
-    """all tokens that were drawn, those that ended it included"""
+    """all tokens drawn, including those that ended it"""
     reason: str
     """"stop": a stop text or the end token came; "length": `max_tokens` were drawn before"""
 
 
 class Reader(Protocol):
-    """Rows of tokens, read on and on."""
+    """Reads rows of tokens as they grow."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The next tokens of every row (rows, n) -> logits of what follows the last (rows, vocabulary)."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows go on; they are given in ascending order."""
+        """Continue with these rows only, given in ascending order."""
 
 
 class Row:
-    """One text in the making."""
+    """One text that grows."""
 
     def __init__(self, number: int, before: Sequence[int], seed: int, decode: Decode):
         self.number, self.ids = number, []
@@ -76,11 +76,11 @@ class Row:
 
     @property
     def text(self) -> str:
-        """Read behind the prompt's last token: at its start a tokenizer drops a space that belongs to the text."""
+        """Decoded after the prompt's last token: at the start of a text a tokenizer drops a space."""
         return self.decode([*self.before, *self.ids])[self.skip :]
 
     def take(self, probabilities: Tensor) -> int:
-        """Draw a token by the row's own random stream."""
+        """Draw a token with the row's own generator."""
         self.ids.append(draw(probabilities, float(torch.rand((), dtype=torch.float64, generator=self.random))))
         return self.ids[-1]
 
@@ -95,14 +95,19 @@ class Row:
 
 
 def generate(
-    read: Reader, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int], eos: int,
+    read: Reader,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seeds: Sequence[int],
+    eos: int,
     decode: Decode,
 ) -> Iterator[tuple[int, Completion]]:
-    """(number of the prompt, its completion) of a batch, as they get finished.
+    """(number of the prompt, its completion) of a batch, as they finish.
 
-    prompts: token ids, at least one each; `read` is given them padded on the left (`left_padded`). A row that is
-    finished leaves the batch. Each row has its own random stream, made of its seed: what else is in the batch changes
-    its logits by rounding only. eos: the token that ends a text; decode: ids -> text.
+    prompts: token ids, at least one each; `read` gets them padded on the left (`left_padded`). A finished row leaves
+    the batch. Each row has its own generator, from its seed: the rest of the batch changes its logits by rounding only.
+    eos: the token that ends a text; decode: ids -> text.
     """
     rows = [Row(i, *each, decode) for i, each in enumerate(zip(prompts, seeds, strict=True))]
     tokens, counts = left_padded(prompts, eos)[0], None
@@ -128,9 +133,9 @@ def generate(
 def next_distribution(
     logits: Tensor, counts: Tensor, temperature: float, top_p: float, frequency_penalty: float
 ) -> Tensor:
-    """Logits (..., v) and how often each token was drawn so far (..., v) -> probabilities (..., v) float64.
+    """Logits (..., v) and the number of times each token was drawn (..., v) -> probabilities (..., v) float64.
 
-    The penalty comes first, then the temperature, then the nucleus. Raises ValueError where logits are no numbers.
+    The penalty comes first, then the temperature, then the nucleus. Raises ValueError for logits that are not finite.
     """
     x = logits.double() - frequency_penalty * counts
     x = x - x.amax(-1, keepdim=True)
@@ -159,7 +164,7 @@ def draw(p: Tensor, u: float) -> int:
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Texts that end together: tokens (b, n), and how many at the start of each row are padding (b,)."""
+    """Texts aligned at their ends: tokens (b, n), and the number of padding tokens at the start of each row (b,)."""
     n = max(map(len, prompts))
     padding = torch.tensor([n - len(ids) for ids in prompts])
     return torch.tensor([[pad] * (n - len(ids)) + list(ids) for ids in prompts]), padding

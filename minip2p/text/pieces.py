@@ -1,4 +1,4 @@
-"""Llama's tokens: pieces of words, by a sentencepiece model (Kudo and Richardson 2018)."""
+"""Llama's tokenizer: pieces of words, by a sentencepiece model (Kudo and Richardson 2018)."""
 
 import base64
 import binascii
@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 
 import sentencepiece
+
+from ..files import write_file
 
 
 class Pieces:
@@ -47,15 +49,15 @@ class Pieces:
         return self._processor.eos_id()
 
     def encode(self, text: str) -> list[int]:
-        """Ids without those of begin and end. Unknown letters become bytes, so any text can be told."""
+        """Ids without bos and eos. Unknown letters become bytes, so any text can be encoded."""
         return self._processor.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that make no letter become U+FFFD."""
+        """The text of ids; invalid bytes become U+FFFD."""
         return self._processor.decode(list(ids))
 
     def to_dict(self) -> dict[str, str]:
-        """As a checkpoint's header carries it."""
+        """As stored in a checkpoint's header."""
         return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}
 
     @classmethod
@@ -69,22 +71,23 @@ class Pieces:
             raise ValueError("the tokenizer's sentencepiece model is damaged") from None
 
     def save(self, path: str | PathLike) -> None:
-        """Write into a folder what we and transformers read: `tokenizer.model` and its config."""
+        """Write a folder that we and transformers read: `tokenizer.model` and its config."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.model").write_bytes(self.model)
+        write_file(folder / "tokenizer.model", self.model)
         names = {"bos_token": self.bos, "eos_token": self.eos, "unk_token": self._processor.unk_id()}
         config = {
-            "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False,
+            "tokenizer_class": "LlamaTokenizer",
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "legacy": False,
             "add_prefix_space": self._processor.encode("a", out_type=str)[0].startswith("\u2581"),
             **{name: self._processor.id_to_piece(i) for name, i in names.items() if i >= 0},
-        }  # fmt: skip
-        text = json.dumps(config, indent=2) + "\n"
-        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        }
+        write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_file(cls, path: str | PathLike) -> "Pieces":
-        """Of a `tokenizer.model`. Raises ValueError that names the file."""
+        """Read a `tokenizer.model`. Raises ValueError that names the file."""
         try:
             return cls(Path(path).read_bytes())
         except ValueError as error:
@@ -92,16 +95,27 @@ class Pieces:
 
     @classmethod
     def learn(cls, texts: Iterable[str], size: int) -> "Pieces":
-        """A model of at most `size` pieces of these texts, of Llama's kind: byte pairs, bytes for the rest.
+        """Learn at most `size` pieces from texts, as Llama's: byte pairs, and bytes for all else.
 
-        White space is kept. Unlike Llama's, a line's first word has no space put before it, and a new line is a piece:
-        a sentence is told by the same pieces on every line.
+        White space is kept. Unlike in Llama's, no space is put before a line's first word, and a new line is a piece:
+        a sentence has the same pieces on every line.
         """
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=size, byte_fallback=True,
-            character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False,
-            add_dummy_prefix=False, user_defined_symbols=["\n"], hard_vocab_limit=False, split_digits=True,
-            allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            byte_fallback=True,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=["\n"],
+            hard_vocab_limit=False,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            num_threads=1,
+            minloglevel=2,
+        )
         return cls(model.getvalue())

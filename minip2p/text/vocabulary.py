@@ -1,52 +1,27 @@
-"""Vocabularies of byte-pair encoding: CLIP's, those of tokenizer folders, and learning one."""
+"""Vocabularies of byte-pair encoding: CLIP's, and those of checkpoints and tokenizer folders.
+
+These functions are methods of `BPE`. `kind` is the class itself.
+"""
 
 import gzip
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
-import regex
+from ..files import read_json, write_file
 
-from .words import BOS, END, EOS, SYMBOL, Pair, join, symbols_of
+BOS, EOS, END = "<|startoftext|>", "<|endoftext|>", "</w>"
+Pair = tuple[str, str]
+Kind = TypeVar("Kind")
 
-
-def smallest_alphabet() -> list[str]:
-    """The 361 symbols that every cleaned word is made of: bytes within a word, then bytes at its end.
-
-    There are no capitals and no white space, a digit is a word of its own, and UTF-8 never has 0xC0, 0xC1 and 0xF5 on.
-    """
-    plain = [byte for byte in range(128) if not regex.match(r"[A-Z\s]", chr(byte))]
-    within = [byte for byte in plain if not chr(byte).isdigit()] + [*range(0x80, 0xC0), *range(0xC2, 0xF5)]
-    at_the_end = plain + [*range(0x80, 0xC0)]
-    return [SYMBOL[byte] for byte in within] + [SYMBOL[byte] + END for byte in at_the_end]
-
-
-def commonest_pairs(counts: Counter[str]) -> Iterator[Pair]:
-    """The pair of neighbours seen most often (of equals the smallest), joined everywhere; and again, till none is left.
-
-    Sennrich et al. 2016, algorithm 1; only the words that hold the pair are counted anew.
-    """
-    parts = {word: symbols_of(word) for word in counts}
-    seen, where = Counter(), defaultdict(set)
-
-    def count_pairs(word: str, times: int) -> None:
-        for pair in zip(parts[word], parts[word][1:]):
-            seen[pair] += times
-            where[pair].add(word)
-
-    for word, times in counts.items():
-        count_pairs(word, times)
-    while seen:
-        best = min(seen, key=lambda pair: (-seen[pair], pair))
-        yield best
-        for word in where.pop(best):
-            count_pairs(word, -counts[word])
-            parts[word] = join(parts[word], {best: 0})
-            count_pairs(word, counts[word])
-        seen = +seen  # only what is still seen
+VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+HIDDEN = [byte for byte in range(256) if byte not in VISIBLE]
+SYMBOL = {byte: chr(byte) for byte in VISIBLE} | {byte: chr(256 + i) for i, byte in enumerate(HIDDEN)}
+"""A visible character for each byte (GPT-2's alphabet), in the order of CLIP's ids."""
+BYTE = {symbol: byte for byte, symbol in SYMBOL.items()}
 
 
 @cache
@@ -69,14 +44,94 @@ def as_pairs(merges: Iterable[str | Sequence[str]], file: Path | str) -> tuple[P
     return pairs
 
 
-def read_folder(folder: Path) -> dict:
-    """The fields of `BPE`. The flags of added tokens go before those of bos, eos, unk and pad, as in transformers."""
+def check(bpe: Any) -> None:
+    """Raise ValueError for fields that do not fit together."""
+    if missing := [token for token in (*bpe.lifted, *map("".join, bpe.merges)) if token not in bpe.vocab]:
+        raise ValueError(f"the vocabulary lacks {missing[0]!r}, which is a special token or made by a merge")
+    special = {bpe.vocab[token] for token in bpe.lifted}
+    for name in ("bos", "eos", "pad"):
+        if getattr(bpe, name) not in special:
+            known = ", ".join(bpe.lifted)
+            raise ValueError(f"{name}={getattr(bpe, name)} is not the id of a special token ({known})")
+    if bpe.max_length < 2:
+        raise ValueError(f"max_length={bpe.max_length}, but the start and end tokens alone need 2")
+
+
+def clip(kind: type[Kind], pad: int = 49407, max_length: int = 77) -> Kind:
+    """CLIP's vocabulary, which ships with the package. Stable Diffusion 1 pads with eos (49407), 2 with "!" (0).
+
+    The padding token is special, as in transformers: with pad=0 a "!" in a text is 0 too (in open_clip it is 256).
+    """
+    vocab, merges = clip_vocabulary()
+    names = list(vocab)
+    if not 0 <= pad < len(names):
+        raise ValueError(f"pad={pad}, but CLIP's ids run from 0 to {len(names) - 1}")
+    lifted = dict.fromkeys((BOS, EOS, names[pad]), False)
+    return kind(vocab=vocab, merges=merges, bos=49406, eos=49407, pad=pad, max_length=max_length, lifted=lifted)
+
+
+def to_dict(bpe: Any) -> dict:
+    """Its fields as JSON values. CLIP's own vocabulary is only named."""
+    names = ("bos", "eos", "pad", "max_length")
+    vocab: Any = dict(bpe.vocab)
+    merges: Any = [" ".join(pair) for pair in bpe.merges]
+    if len(vocab) == 49408 and (vocab, bpe.merges) == clip_vocabulary():
+        vocab = merges = "clip"
+    numbers = {name: getattr(bpe, name) for name in names}
+    return {"vocab": vocab, "merges": merges, **numbers, "lifted": dict(bpe.lifted)}
+
+
+def from_dict(kind: type[Kind], values: dict) -> Kind:
+    """The inverse of `to_dict`; ValueError for anything else."""
+    try:
+        if values["vocab"] == "clip":
+            vocab, merges = clip_vocabulary()
+        else:
+            vocab, merges = values["vocab"], as_pairs(values["merges"], "its merges")
+        return kind(**values | {"vocab": vocab, "merges": merges})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"these values are not a tokenizer's (BPE.to_dict): {error!r}") from None
+
+
+def decode(bpe: Any, ids: Iterable[int]) -> str:
+    """The cleaned text, a space between words; without bos, eos and padding. Broken bytes become U+FFFD."""
+    data, names = bytearray(), {token: name for name, token in bpe.vocab.items()}
+    for token in map(int, ids):
+        if token not in names:
+            raise ValueError(f"{token} is no id of this vocabulary of {len(names)} tokens")
+        name = names[token]
+        if token in (bpe.bos, bpe.eos, bpe.pad):
+            continue
+        if name in bpe.lifted:
+            data += f"{name} ".encode()
+        else:
+            data += bytes(BYTE[symbol] for symbol in name.removesuffix(END)) + b" " * name.endswith(END)
+    return data.decode(errors="replace").strip(" ")
+
+
+def read_folder(kind: type[Kind], path: str | os.PathLike) -> Kind:
+    """Read a `tokenizer/` folder: tokenizer.json, or vocab.json and merges.txt; and its configs, where it has any.
+
+    FileNotFoundError names the folder and what was looked for; ValueError names the malformed file.
+    """
+    try:
+        return kind(**folder_fields(Path(path)))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} is not a CLIP tokenizer's folder: {reason}") from None
+
+
+def folder_fields(folder: Path) -> dict:
+    """A folder's vocabulary as the fields of `BPE`.
+
+    The flags of added tokens go before those of bos, eos, unk and pad, as in transformers.
+    """
     vocab, merges, added = read_vocabulary(folder)
-    config = read_json(folder / "tokenizer_config.json") or {}
+    config = _if_there(folder / "tokenizer_config.json") or {}
     for number, entry in (config.get("added_tokens_decoder") or {}).items():
         added[entry["content"]] = (int(number), entry.get("normalized", False))
 
-    given = config | (read_json(folder / "special_tokens_map.json") or {})
+    given = config | (_if_there(folder / "special_tokens_map.json") or {})
     special, lifted = {}, {}
     for name, usual in {"bos": BOS, "eos": EOS, "unk": EOS, "pad": EOS}.items():
         entry = given.get(f"{name}_token") or usual
@@ -100,7 +155,7 @@ def read_folder(folder: Path) -> dict:
 
 def read_vocabulary(folder: Path) -> tuple[dict[str, int], tuple[Pair, ...], dict[str, tuple[int, bool]]]:
     """(vocab, merges, added tokens: the id and whether it is looked for in the cleaned text)."""
-    whole, vocab, file = read_json(folder / "tokenizer.json"), read_json(folder / "vocab.json"), folder / "merges.txt"
+    whole, vocab, file = _if_there(folder / "tokenizer.json"), _if_there(folder / "vocab.json"), folder / "merges.txt"
     if whole is not None:
         file, model = folder / "tokenizer.json", whole["model"]
         if model["type"] != "BPE" or model["end_of_word_suffix"] != END:
@@ -110,7 +165,7 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], tuple[Pair, ...], dic
     elif vocab is not None and file.is_file():
         lines = file.read_text(encoding="utf-8").split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
-        added = {token: (i, True) for token, i in (read_json(folder / "added_tokens.json") or {}).items()}
+        added = {token: (i, True) for token, i in (_if_there(folder / "added_tokens.json") or {}).items()}
     else:
         raise FileNotFoundError(f"no tokenizer in {folder}: looked for tokenizer.json, or vocab.json and merges.txt")
     if not all(isinstance(number, int) for number in vocab.values()):
@@ -118,24 +173,37 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], tuple[Pair, ...], dic
     return dict(vocab), as_pairs(merges, file), added
 
 
-def read_json(file: Path) -> dict | None:
-    """The object in a JSON file, None where there is no file; ValueError names a malformed one."""
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds a {type(values).__name__}, where a JSON object was expected")
-    return values
+def _if_there(file: Path) -> dict | None:
+    """The object in a JSON file, None where there is no file. Raises ValueError that names a malformed one."""
+    return read_json(file) if file.is_file() else None
 
 
-def write(file: Path, text: str) -> None:
-    """All of the file or none of it."""
-    part = file.with_name(file.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+def write_folder(bpe: Any, path: str | os.PathLike) -> None:
+    """Write a `tokenizer/` folder that we and transformers read: vocab.json, merges.txt and two configs."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = bpe.vocab
+    names = {token: name for name, token in vocab.items()}
+    entries = {
+        token: {"content": token, "normalized": cleaned, "lstrip": False, "rstrip": False, "single_word": False}
+        for token, cleaned in bpe.lifted.items()
+    }
+    ids = {"bos_token": "bos", "eos_token": "eos", "unk_token": "eos", "pad_token": "pad"}
+    special = {key: entries[names[getattr(bpe, name)]] for key, name in ids.items()}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": bpe.max_length,
+        "do_lower_case": True,
+        "added_tokens_decoder": {
+            vocab[token]: entry | {"special": entry in special.values()} for token, entry in entries.items()
+        },
+        **{key: entry | {"__type": "AddedToken"} for key, entry in special.items()},
+    }
+    texts = {
+        "vocab.json": json.dumps(vocab, ensure_ascii=False),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in bpe.merges),
+        "special_tokens_map.json": json.dumps(special, indent=2),
+        "tokenizer_config.json": json.dumps(config, indent=2),
+    }
+    for name, text in texts.items():
+        write_file(folder / name, text)

@@ -1,1 +1,10 @@
-"""Training: one loop, a small file a stage (autoencoder, CLIP, editor), and the recipe of the shipped weights."""
+"""Training: one loop (`loop.py`), and a file for each stage: vae, clip, diffusion, language.
+
+loop.py          data, step, log, save, preview
+stages.py        stages by name, with their configs and presets; `start` starts or resumes a run
+build.py         the networks that a run starts from
+data.py          batches by their number, prepared by workers; examples of a denoiser and mixtures of sets (pairs.py)
+rng.py           random numbers by an item's number
+state.py         what a run needs to resume (ema.py); logs.py, memory.py, stops.py, progress.py: what a run reports
+ranks.py         several processes that train one model (fsdp.py)
+"""

@@ -1,39 +1,50 @@
-"""CLIP's training, on renderings of the tiny world and their captions: the symmetric contrastive loss (section 2.3)."""
+"""Training of CLIP: the symmetric contrastive loss (Radford et al. 2021, figure 3)."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchvision.utils import save_image
 
-from ..data.scenes import sample_edit
+from ..config import TextConfig
 from ..models.clip import CLIP
+from ..text.bpe import BPE
+from .build import Files, build, load_weights
+from .checkpoint_parts import write_parts
 from .config import HELD_OUT, CLIPTraining
-from .parts import write_parts
-from .vae import pixels
-from .words import tokenizer_for
+
+CaptionedImages = Callable[[np.random.Generator, int], tuple[Tensor, list[str]]]
+"""a data set: (generator, n) -> images (n, 3, y, x) in [0, 1] and their captions; it pickles"""
+
+
+@dataclass(frozen=True)
+class CLIPData:
+    """New images and captions for each step."""
+
+    images: CaptionedImages
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, list[str]]:
+        return self.images(np.random.default_rng([self.seed, step]), self.batch_size)
 
 
 class CLIPStage:
-    """Each batch holds both sides of edits, so that a picture's closest rivals differ from it by one change."""
+    """Each image learns to retrieve its caption from those of its batch, and each caption its image."""
 
-    def __init__(self, config: CLIPTraining):
-        torch.manual_seed(config.train.seed)
-        tokenizer, text = tokenizer_for(config.model.text)
+    def __init__(
+        self, config: CLIPTraining, images: CaptionedImages, tokenizer: BPE, text: TextConfig, init_from: Files = ()
+    ):
+        """text: the config of the text tower, with the tokenizer's size."""
         self.config, self.model = config, replace(config.model, text=text)
-        self.module = CLIP(self.model, tokenizer)
-        for table in (self.module.text.token, self.module.text.position, self.module.vision.position):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, list[str]]:
-        """Pictures in [0, 1] and their captions."""
-        rng = np.random.default_rng([self.config.train.seed, step])
-        edits = [sample_edit(rng) for _ in range(self.config.train.batch_size // 2)]
-        scenes = [scene for edit in edits for scene in (edit.source, edit.target)]
-        return pixels(scenes, self.config.size) / 2 + 0.5, [scene.caption for scene in scenes]
+        self.data = CLIPData(images, config.train.batch_size, config.train.seed)
+        self.module: CLIP = build({"clip": self.model}, config.train.seed)["clip"]
+        self.module.tokenizer = tokenizer
+        load_weights({"text": self.module.text, "vision": self.module.vision}, init_from)
 
     def loss(self, module: CLIP, batch: tuple[Tensor, list[str]]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.logits(module, batch)
@@ -42,21 +53,18 @@ class CLIPStage:
         return loss, {"batch_accuracy": (logits.argmax(-1) == own).float().mean()}
 
     def logits(self, module: CLIP, batch: tuple[Tensor, list[str]]) -> Tensor:
-        """(b, b): every picture of a batch against every caption of it."""
+        """(b, b): every image of a batch against every caption of it."""
         images, captions = batch
         device = module.logit_scale.device
         return module(images.to(device), module.tokenizer(captions).to(device))
 
     def export(self, module: CLIP, path: Path, done: dict[str, int] | None = None) -> None:
-        parts = {name: getattr(module, name) for name in ("text", "vision")}
-        write_parts(
-            path, self.model, parts, module.tokenizer, self.config, done,
-            loose={"logit_scale": module.logit_scale.detach()},
-        )  # fmt: skip
+        parts = {"text": module.text, "vision": module.vision, "logit_scale": module.logit_scale}
+        write_parts(path, self.model, parts, module.tokenizer, self.config, done)
 
     def preview(self, module: CLIP, path: Path) -> dict[str, float]:
-        """Held-out pictures; of 128 of them and their captions, how many pictures find their own."""
-        images, captions = self.batch(HELD_OUT)
+        """Draws held-out images; the fraction of them that retrieve their own caption."""
+        images, captions = self.data.batch(HELD_OUT)
         save_image(images[:32], path, nrow=16)
         logits = self.logits(module, (images, captions))
         return {"accuracy": float((logits.argmax(-1).cpu() == torch.arange(len(logits))).float().mean())}

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what training leaves behind."""
+"""The exponential moving average of the weights, which is what training exports."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages that follow the model's trained weights by a decay of min(decay, (1 + n) / (10 + n)).
+    """Averages of the model's trained weights, with a decay of min(decay, (1 + n) / (10 + n)) after n updates.
 
-    on_cpu: keep them there, whatever the model's device.
+    on_cpu: keep the averages in the CPU's memory, whatever the model's device.
     """
 
     def __init__(self, model: nn.Module, decay: float, on_cpu: bool = False):
@@ -28,15 +28,15 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the model has the averages for weights; the two trade places, and back again."""
-        self._trade()
+        """Within, the model has the averages as its weights."""
+        self._swap()
         try:
             yield
         finally:
-            self._trade()
+            self._swap()
 
     @torch.no_grad()
-    def _trade(self) -> None:
+    def _swap(self) -> None:
         for average, weight in zip(self.averages, self.weights, strict=True):
             before = average.clone()
             average.copy_(weight)

@@ -1,6 +1,8 @@
-"""A run's figures: added up on the device while it trains, and written to log.jsonl and for TensorBoard."""
+"""A run's figures: averaged on the device between two logs, then written to log.jsonl and for TensorBoard."""
 
 import json
+import resource
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,40 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.mapped import replace_file
+from ..files import replace_file
 from .ranks import Ranks
 
 
 class Meter:
-    """Means since the last reading. Adding never waits for the device; reading does, once."""
+    """Means of figures. Adding never waits for the device; reading does, once."""
 
     def __init__(self):
         self.sums: dict[str, Tensor] = {}
         self.broken: dict[str, None] = {}
 
-    def add(self, figures: dict[str, Tensor], pictures: int, broken: Iterable[str] = ()) -> None:
-        """Figures of so many pictures: a number, or (sum, count) (2,)."""
+    def add(self, figures: dict[str, Tensor], items: int, broken: Iterable[str] = ()) -> None:
+        """Add figures of so many items: means (), or sums and counts (2,)."""
         for name, figure in figures.items():
             figure = figure.detach().double() if figure.device.type == "cpu" else figure.detach().float()
             if figure.dim() == 0:
-                figure = torch.stack([figure * pictures, torch.full_like(figure, pictures)])
+                figure = torch.stack([figure * items, torch.full_like(figure, items)])
             self.sums[name] = self.sums[name] + figure if name in self.sums else figure
         self.broken |= dict.fromkeys(broken)
 
     def read(self, ranks: Ranks) -> tuple[dict[str, float], list[str]]:
-        """The means over all processes, those of no picture left out, and what was broken here; then all is forgotten."""
+        """The means over all ranks (without those of no items), and this rank's broken items."""
         names = sorted(self.sums)
         sums = ranks.sum(torch.stack([self.sums[name].cpu().double() for name in names]))
         figures = {name: float(total / n) for name, (total, n) in zip(names, sums, strict=True) if n > 0}
-        broken = list(self.broken)
-        self.__init__()
-        return figures, broken
+        figures["peak_memory_gib"] = round(peak_memory(ranks.device) / 2**30, 3)
+        return figures, list(self.broken)
 
 
 class Logs:
-    """The files: lines of steps after `step`, which are made again, are dropped. Only the first process writes."""
+    """The files of a run's log. Lines after `step` are removed: a resumed run writes them again."""
 
     def __init__(self, out: Path, step: int, writes: bool):
+        """writes: False on all ranks but the first."""
         self.out, self.step, self.writes = out, step, writes
         self.board: Any = None
 
@@ -54,7 +56,7 @@ class Logs:
             kept = [line for line in lines if json.loads(line)["step"] <= self.step]
             replace_file(path, lambda p: p.write_text("".join(f"{line}\n" for line in kept)))
             self.file = open(path, "a")
-            self.board = _board(self.out, self.step)
+            self.board = open_board(self.out, self.step)
         return self
 
     def __exit__(self, *raised) -> None:
@@ -66,11 +68,11 @@ class Logs:
     def write(
         self, step: int, batch_size: int, figures: dict[str, float], broken: Iterable[str] = ()
     ) -> dict[str, float]:
-        """One line; with "loss" among the figures also how fast the pictures went since the last such line."""
-        line: dict[str, Any] = {"step": step, "pictures": step * batch_size} | figures
+        """Write one line and return it. With "loss" among the figures, it has the speed since the last such line."""
+        line: dict[str, Any] = {"step": step, "items": step * batch_size} | figures
         if "loss" in figures:
             now = time.perf_counter()
-            line["pictures_per_s"] = (step - self.step) * batch_size / (now - self.since)
+            line["items_per_s"] = (step - self.step) * batch_size / (now - self.since)
             self.step, self.since = step, now
         if self.writes:
             print(json.dumps(line | ({"broken": list(broken)} if broken else {})), file=self.file, flush=True)
@@ -80,10 +82,27 @@ class Logs:
         return line
 
 
-def _board(out: Path, step: int):
-    """TensorBoard's writer where the `log` extra is installed, else None."""
+def open_board(out: Path, step: int) -> Any:
+    """TensorBoard's writer, or None where it is not installed (the extra `log`)."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
     return SummaryWriter(str(out / "events"), purge_step=step + 1)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most GPU memory that PyTorch has used; on a CPU, the most memory of this process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_memory("VmHWM")
+
+
+def process_memory(field: str) -> int:
+    """Bytes of this process' memory: "VmHWM" the most so far, "VmRSS" now. Outside of Linux, the most for both.
+
+    Not getrusage on Linux, where it also counts the process that started this one.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            return 1024 * int(next(line for line in file if line.startswith(field)).split()[1])
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,8 @@
-"""How much memory a training takes: an estimate before the first step, and the peak that was seen."""
+"""What a training takes, before it runs: an estimate of its memory, and the speed of its data (`--dry-run`)."""
 
 import copy
-import resource
-import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,42 +10,50 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from .data import load_batches
+from .logs import process_memory
 from .ranks import Ranks
 
-
-def peak(device: torch.device) -> int:
-    """Bytes: of a GPU, the most that PyTorch had of it; else the most that this process had of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _of_this_process("VmHWM")
+SECONDS = 10.0
+"""of loading batches in a dry run"""
 
 
-def estimate(stage: Any, ranks: Ranks) -> dict[str, int]:
-    """Bytes of the device's memory by what takes them, at the fullest moment of a step.
-
-    The stage rehearses a step with tensors that have shapes and no memory, and what is kept for the way back is counted.
-    """
-    c, cpu = stage.config.train, ranks.device.type == "cpu"
-    over = ranks.world if ranks.shard else 1
+def describe_memory(stage: Any, ranks: Ranks) -> str:
+    """The estimate as a line; for stages other than denoisers, without activations."""
     trained = sum(w.numel() * w.element_size() for w in stage.module.parameters() if w.requires_grad)
-    everything = {id(w): w.numel() * w.element_size() for each in stage.networks for w in each.parameters()}
-    kept, largest = activations(stage, len(ranks.rows(c.batch_size, c.micro_batch)[0]), ranks.device)
-    return {
-        "weights": sum(everything.values()) // over,
-        "gradients": trained // over,
-        "optimiser": 2 * trained // over,
-        "average": trained // over if cpu or not c.ema_on_cpu else 0,
-        "activations": kept + 2 * largest,
-    } | ({"Python, libraries and data": _of_this_process("VmRSS") - sum(everything.values())} if cpu else {})  # fmt: skip
+    if not hasattr(stage, "pipe"):
+        return f"memory: {5 * trained / 2**30:.2f} GiB for weights, gradients, average and optimiser, plus activations"
+    parts = estimate_memory(stage, trained, ranks)
+    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    return f"memory: about {sum(parts.values()) / 2**30:.2f} GiB per process ({listed})"
 
 
-def activations(stage: Any, pictures: int, device: torch.device) -> tuple[int, int]:
-    """Bytes that the way back needs of the way there, and of the largest tensor among them."""
+def estimate_memory(stage: Any, trained: int, ranks: Ranks) -> dict[str, int]:
+    """Bytes of the device's memory at the peak of a step, by what takes them. trained: bytes of trained weights."""
+    c, on_cpu = stage.config.train, ranks.device.type == "cpu"
+    shards = ranks.world if ranks.shard else 1
+    weights = {id(w): w.numel() * w.element_size() for each in stage.pipe.parts.values() for w in each.parameters()}
+    stored, largest = activations(stage, len(ranks.rows(c.batch_size, c.micro_batch)[0]), ranks.device)
+    sizes = {
+        "weights": sum(weights.values()) // shards,
+        "gradients": trained // shards,
+        "optimiser": 2 * trained // shards,
+        "average": trained // shards if on_cpu or not c.ema_on_cpu else 0,
+        "activations": stored + 2 * largest,
+    }
+    if on_cpu:
+        sizes["Python, libraries and data"] = process_memory("VmRSS") - sum(weights.values())
+    return sizes
+
+
+def activations(stage: Any, items: int, device: torch.device) -> tuple[int, int]:
+    """Bytes of all tensors that the backward pass needs, and of the largest, from a step on tensors without memory."""
     c = stage.config.train
     half = c.precision == "bf16" or c.precision == "auto" and device.type == "cuda"
     sizes: dict[int, int] = {}
+    held: list[Tensor] = []
     with FakeTensorMode():
-        module = _faked(stage.module)
+        module = fake_copy(stage.module)
         own = {w.untyped_storage()._cdata for w in module.parameters()}
 
         def note(x: Tensor) -> Tensor:
@@ -55,37 +63,39 @@ def activations(stage: Any, pictures: int, device: torch.device) -> tuple[int, i
                 held.append(x)  # so that no other storage gets this number
             return x
 
-        held: list[Tensor] = []
         with saved_tensors_hooks(note, lambda x: x), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            stage.rehearse(module, pictures)
+            fake_loss(stage, module, items)
     return sum(sizes.values()), max(sizes.values(), default=0)
 
 
-def _faked(module: nn.Module) -> nn.Module:
-    """A copy whose weights have shapes and no memory. Called where tensors are such."""
+def fake_loss(stage: Any, module: nn.ModuleDict, n: int) -> Tensor:
+    """A loss of n items of zeros through a denoiser's trained networks."""
+    c = stage.pipe.config
+    text = torch.zeros(n, c.text.max_length, c.text.width)
+    if "text" in module:
+        text = module["text"](torch.zeros(n, c.text.max_length, dtype=torch.long))
+    z = torch.zeros(n, c.denoiser_config.in_channels, *stage.data.latent_shape[1:])
+    return module["unet"](z, torch.zeros(n), text).square().mean()
+
+
+def fake_copy(module: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes and no memory. For use within FakeTensorMode."""
     weights: dict[int, Tensor] = {
         id(w): nn.Parameter(torch.empty(w.shape, dtype=w.dtype), w.requires_grad) for w in module.parameters()
     }
     return copy.deepcopy(module, weights | {id(b): torch.empty(b.shape, dtype=b.dtype) for b in module.buffers()})
 
 
-def _of_this_process(word: str) -> int:
-    """Bytes of the machine's memory: VmHWM the most that it had, VmRSS what it has now; without Linux the most, for both.
-
-    Not getrusage on Linux: there it counts what started the process, too.
-    """
-    try:
-        with open("/proc/self/status") as file:
-            return 1024 * int(next(line for line in file if line.startswith(word)).split()[1])
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def told(stage: Any, ranks: Ranks) -> str:
-    """The estimate as a line; of a stage that cannot tell, what its weights take."""
-    if not hasattr(stage, "rehearse"):
-        trained = sum(w.numel() * w.element_size() for w in stage.module.parameters() if w.requires_grad)
-        return f"weights, gradients, average and optimiser: {5 * trained / 2**30:.2f} GiB; activations come on top"
-    parts = estimate(stage, ranks)
-    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    return f"memory: about {sum(parts.values()) / 2**30:.2f} GiB a process ({listed})"
+def dry_run(stage: Any, ranks: Ranks) -> Iterator[str]:
+    """Lines: the memory that training would take, and the speed of the data loader alone."""
+    c, parts = stage.config.train, ranks.rows(stage.config.train.batch_size, stage.config.train.micro_batch)
+    yield describe_memory(stage, ranks)
+    batches = load_batches(stage.data, range(c.steps), parts, c.workers, pin=ranks.device.type == "cuda")
+    next(batches)  # starts the workers
+    started, items = time.perf_counter(), 0
+    for i, _ in enumerate(batches, 1):
+        items += len(parts[i % len(parts)])
+        if time.perf_counter() - started > SECONDS:
+            break
+    seconds = time.perf_counter() - started
+    yield f"data loader alone ({c.workers} workers): {items / seconds:,.1f} items/s"

@@ -1,116 +1,75 @@
-"""The editor's training on pairs, as the paper's: any set of them, or a mixture, of pictures or precomputed."""
+"""The data of an editor, as in the paper: sets of edit pairs, as images or precomputed, alone or in a mixture."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
-from torch import Tensor, nn
-
-from ..data.edits import Edits, open_edits, share_of
-from ..data.images import from_tensor
+from ..data.edits import Edits, open_edits, split_of
 from ..data.latents import Latents, is_precomputed
-from ..data.sheet import Row, lay_out
-from ..diffusion import three_way
 from ..pipeline import Pipeline, fingerprint
 from .config import DiffusionTraining
-from .diffusion import DiffusionStage, run_quickly
-from .examples import Example, Mixture, Pictures, Stored
+from .data import Example, LatentDataset, Mixture, PairDataset
+from .diffusion import DiffusionStage
+from .previews import PairSheet, vary_texts
 
 SHOWN = 4
-"""held-out pairs in a preview"""
+"""pairs in a preview"""
 
 
-class PairsStage(DiffusionStage):
-    """Held-out pairs are those that fall to validation by a hash of their caption (`data.edits.split`)."""
+def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
+    """Training on the sets of `config.data`. Pairs are held out by a hash of their caption (`data.edits.split`).
 
-    def __init__(self, config: DiffusionTraining, pipe: Pipeline):
-        if len({is_precomputed(path) for path in config.data}) > 1:
-            pictures = next(path for path in config.data if not is_precomputed(path))
-            raise ValueError(f"{pictures}: pictures and precomputed sets cannot be mixed; precompute it, too")
-        sets = [open_set(path, config, pipe) for path in config.data]
-        shares = config.shares or [len(trained) for trained, _, _ in sets]
-        mixture = Mixture(
-            sets=[trained for trained, _, _ in sets], shares=shares, seed=config.train.seed,
-            skip_broken=config.skip_broken,
-        )  # fmt: skip
-        held_out = [example for _, kept, _ in sets for example in kept][: config.held_out]
-        most = min(SHOWN, config.held_out)
-        learnt = [] if held_out else [x for each, _, _ in sets for x in readable(each, most, config.skip_broken)]
-        self.shown = varied(held_out or learnt)[:most]
-        origin = "; ".join(f"{path} {mark}" for path, (_, _, mark) in zip(config.data, sets, strict=True))
-        super().__init__(config, pipe, mixture, held_out, origin)
-
-    def preview(self, module: nn.ModuleDict, path: Path) -> dict[str, float]:
-        """Held-out pairs: input, results at several image scales, target. In a set so small that none is held out, some
-        of those that it learns from, and the sheet says so."""
-        if self.shown:
-            title = "Held-out pairs" if self.held_out else "Pairs that it learns from: none is held out"
-            sheet(self.pipeline(module), self.shown, self.config.preview_scales, title).save(path)
-        return super().preview(module, path)
+    Where a set is so small that no pair is held out, previews show pairs that are trained on, and say so.
+    """
+    if len({is_precomputed(path) for path in config.data}) > 1:
+        images = next(path for path in config.data if not is_precomputed(path))
+        raise ValueError(f"{images}: images and precomputed sets cannot be mixed; precompute it, too")
+    sets = [open_set(path, config, pipe) for path in config.data]
+    examples = Mixture(
+        sets=[trained for trained, _, _ in sets],
+        weights=config.weights or [len(trained) for trained, _, _ in sets],
+        seed=config.train.seed,
+        skip_broken=config.skip_broken,
+    )
+    held_out = [example for _, kept, _ in sets for example in kept][: config.held_out]
+    n = min(SHOWN, config.held_out)
+    shown, title = held_out, "Held-out pairs"
+    if not held_out:
+        shown = [example for trained, _, _ in sets for example in plain_examples(trained, n, config.skip_broken)]
+        title = "Pairs that are trained on: none is held out"
+    draw = PairSheet(vary_texts(shown)[:n], config.preview_scales, title) if n else None
+    origin = "; ".join(f"{path} {mark}" for path, (_, _, mark) in zip(config.data, sets, strict=True))
+    return DiffusionStage(config, pipe, examples, held_out, draw, origin)
 
 
-def varied(examples: Sequence[Example]) -> list[Example]:
-    """In another order: first one of each text, then a second one, and so on."""
-    times: Counter[str] = Counter()
-    turns = []
-    for each in examples:
-        turns.append(times[each.text])
-        times[each.text] += 1
-    return [examples[i] for i in sorted(range(len(examples)), key=turns.__getitem__)]
-
-
-def sheet(pipe: Pipeline, examples: Sequence[Example], scales: Sequence[float], title: str):
-    """A row for each example, 20 steps of DDIM at the model's own text scale."""
-    rows = []
-    for at, each in enumerate(examples):
-        source, target = pictures_of(pipe, each)
-        image, text, null = pipe.encode_image(source[None]), pipe.encode_text([each.text]), pipe.encode_text([""])
-        results = [
-            run_quickly(pipe, three_way(pipe.config.sampling.text_scale, s, text, null, image), [0], image.shape[2:], 20)
-            for s in scales
-        ]
-        cells = [from_tensor(x.cpu()) for x in (source, *(x[0] for x in results), target)]
-        heads = ["input", *(f"image scale {s:g}" for s in scales), "target"]
-        rows.append(Row("", [] if at else heads, cells, each.text or "(no instruction)"))
-    scale = f"text scale {pipe.config.sampling.text_scale:g}, 20 steps of DDIM, averaged weights"
-    return lay_out(title, scale, rows)
-
-
-def pictures_of(pipe: Pipeline, example: Example) -> tuple[Tensor, Tensor]:
-    """Source and target (3, y, x) in [0, 1]; what was precomputed is decoded."""
-    if example.pixels is not None:
-        return tuple(example.pixels / 2 + 0.5)
-    return tuple(pipe.decode(pipe.config.vae.scaling_factor * example.latents[:2]))
-
-
-def open_set(path: str, config: DiffusionTraining, pipe: Pipeline) -> tuple[Pictures | Stored, list[Example], str]:
-    """The set's examples to train on, those kept back, and a mark of what is in it."""
+def open_set(
+    path: str, config: DiffusionTraining, pipe: Pipeline
+) -> tuple[PairDataset | LatentDataset, list[Example], str]:
+    """The pairs of a set to train on, those held out, and a mark of its content."""
     if is_precomputed(path):
         latents = Latents.open(path)
         latents.check(size=config.size, vae=fingerprint({"vae": pipe.vae}))
-        sets = [Stored(latents=latents, items=items) for items in divide(latents.groups)]
-        mark = latents.told["data"]
+        sets = [LatentDataset(latents=latents, items=items) for items in split_groups(latents.groups)]
+        mark = latents.header["data"]
     else:
         edits = open_edits(path)
         groups, mark = read_groups(edits, config.skip_broken)
         options = {"size": config.size, "resize": config.resize, "flip": config.flip}
-        sets = [Pictures(edits=edits, items=items, **options) for items in divide(groups)]
-    return sets[0], readable(sets[1], config.held_out, config.skip_broken), mark
+        sets = [PairDataset(edits=edits, items=items, **options) for items in split_groups(groups)]
+    return sets[0], plain_examples(sets[1], config.held_out, config.skip_broken), mark
 
 
-def divide(groups: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Which items are trained on, and which are kept back to validate; those to test are left alone. ValueError if all
-    fall to one side."""
-    shares = [share_of(group) for group in groups]
-    trained, kept = ([i for i, share in enumerate(shares) if share == which] for which in (0, 1))
+def split_groups(groups: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Which items are trained on and which are held out; those of the test split are neither. ValueError where none is
+    trained on."""
+    splits = [split_of(group) for group in groups]
+    trained, held_out = ([i for i, each in enumerate(splits) if each == which] for which in (0, 1))
     if not trained:
-        raise ValueError(f"none of the {len(groups)} pairs falls to training, by a hash of their captions: add pairs")
-    return trained, kept
+        raise ValueError(f"none of the {len(groups)} pairs is in the training split, a hash of captions: add pairs")
+    return trained, held_out
 
 
-def readable(examples: Pictures | Stored, most: int, skip_broken: bool) -> list[Example]:
-    """The first `most` of them, not cropped at random, without those that cannot be read if these may be skipped."""
+def plain_examples(examples: PairDataset | LatentDataset, most: int, skip_broken: bool) -> list[Example]:
+    """The first `most` of them, without random crops. Those that cannot be read are left out or raise ValueError."""
     found: list[Example] = []
     for i in range(len(examples)):
         if len(found) == most:
@@ -124,9 +83,9 @@ def readable(examples: Pictures | Stored, most: int, skip_broken: bool) -> list[
 
 
 def read_groups(edits: Edits, skip_broken: bool) -> tuple[list[str], str]:
-    """Of each item what must not come apart in a split; and a mark of what the items are called and ask for.
+    """The group of each item, which a split keeps together; and a mark: a hash of all names and instructions.
 
-    An item whose text cannot be read raises ValueError, or stays, to be skipped in its turn.
+    An item whose text cannot be read raises ValueError, or is kept, to be skipped when its turn comes.
     """
     groups, digest = [], hashlib.sha256()
     for i in range(len(edits)):

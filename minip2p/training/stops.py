@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as schedulers send it, and Ctrl-C."""
+"""Requests to stop: SIGTERM, as job schedulers send it, and Ctrl-C."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Stopped(Exception):
-    """A run that was asked to stop has, with its state on disk. The command exits as the signal would have it."""
+    """A run has stopped as requested, with its state on disk. `status` is the exit status of the command."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -15,23 +15,21 @@ class Stopped(Exception):
 
 
 class Stops:
-    """Whether this process was asked, and by which signal."""
-
-    signal = signal.SIGTERM
+    """Whether this process was asked to stop, and by which signal."""
 
     def __init__(self):
-        self.asked = False
+        self.asked, self.number = False, signal.SIGTERM
 
     def ask(self, number: int, frame) -> None:
-        """A second Ctrl-C does not wait."""
+        """A second Ctrl-C stops at once."""
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked, self.signal = True, signal.Signals(number)
+        self.asked, self.number = True, signal.Signals(number)
 
 
 @contextmanager
-def stopping() -> Iterator[Stops]:
-    """Within, these signals are only noted. In a thread, where no handlers can be set, they act as before."""
+def catch_signals() -> Iterator[Stops]:
+    """Within, these signals are only noted. In a thread other than the main one they act as usual."""
     stops, before = Stops(), {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stops.ask) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,6 +1,7 @@
-"""The autoencoder's training, on renderings of the tiny world."""
+"""Training of the autoencoder."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,47 +10,54 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from ..config import Config
-from ..data.scenes import Scene, render, sample_edit
+from ..evaluation.metrics import psnr
 from ..models.vae import AutoencoderKL
+from .build import Files, build, load_weights
+from .checkpoint_parts import write_parts
 from .config import HELD_OUT, VAETraining
-from .parts import write_parts
+
+Images = Callable[[np.random.Generator, int], Tensor]
+"""a data set of images: (generator, n) -> (n, 3, y, x) in [-1, 1]; it pickles"""
 
 
-def pixels(scenes: list[Scene], size: int) -> Tensor:
-    """Renderings as (b, 3, size, size) in [-1, 1]."""
-    pictures = np.stack([np.asarray(render(scene, size)) for scene in scenes])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+@dataclass(frozen=True)
+class VAEData:
+    """New images for each step."""
+
+    images: Images
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, int]:
+        """Images, and a seed for the noise of their latents."""
+        rng = np.random.default_rng([self.seed, step])
+        return self.images(rng, self.batch_size), 2**32 * self.seed + step
 
 
 class VAEStage:
-    """Batches of scenes never seen before; loss = mean |d| + 4 mean d^2 + kl_weight * KL per pixel value."""
+    """loss = mean |d| + 4 mean d^2 + kl_weight * KL per pixel value, where d is the reconstruction's error."""
 
-    def __init__(self, config: VAETraining):
-        torch.manual_seed(config.train.seed)
+    def __init__(self, config: VAETraining, images: Images, init_from: Files = ()):
         self.config = config
-        self.module = AutoencoderKL(config.model).to(memory_format=torch.channels_last)
+        self.data = VAEData(images, config.train.batch_size, config.train.seed)
+        self.module: AutoencoderKL = build({"vae": config.model}, config.train.seed)["vae"]
+        load_weights({"vae": self.module}, init_from)
 
-    def batch(self, step: int, rows: range | None = None) -> tuple[Tensor, torch.Generator]:
-        """Pictures, and the generator of the posterior's draws."""
-        seed = self.config.train.seed
-        rng = np.random.default_rng([seed, step])
-        scenes = [sample_edit(rng).target for _ in range(self.config.train.batch_size)]
-        return pixels(scenes, self.config.size), torch.Generator().manual_seed(2**32 * seed + step)
-
-    def loss(self, module: nn.Module, batch: tuple[Tensor, torch.Generator]) -> tuple[Tensor, dict[str, Tensor]]:
-        x, generator = batch
+    def loss(self, module: nn.Module, batch: tuple[Tensor, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        x, seed = batch
         x = x.to(next(module.parameters()).device, memory_format=torch.channels_last)
         posterior = module.encode(x)
-        difference = module.decode(posterior.sample(generator)).float() - x
+        z = posterior.sample(torch.Generator().manual_seed(seed))
+        difference = module.decode(z).float() - x
         error = difference.abs().mean() + 4 * difference.square().mean()
         kl = posterior.kl().float().mean() / x[0].numel()
         return error + self.config.kl_weight * kl, {"error": error.detach(), "kl": kl.detach()}
 
     @torch.no_grad()
     def held_out(self, module: nn.Module, n: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures that no step has drawn, their latents' modes and their reconstructions in [-1, 1]."""
+        """Held-out images, the modes of their latents, and their reconstructions in [-1, 1]."""
         rng = np.random.default_rng([self.config.train.seed, HELD_OUT])
-        x = pixels([sample_edit(rng).target for _ in range(n)], self.config.size).to(next(module.parameters()).device)
+        x = self.data.images(rng, n).to(next(module.parameters()).device)
         z = module.encode(x).mode()
         return x, z, module.decode(z).clamp(-1, 1)
 
@@ -60,7 +68,7 @@ class VAEStage:
         write_parts(path, Config(vae=vae), {"vae": module}, None, self.config, done)
 
     def preview(self, module: nn.Module, path: Path) -> dict[str, float]:
-        """Pictures above their reconstructions; the median PSNR in dB."""
+        """Draws images above their reconstructions; the median PSNR in dB."""
         x, _, y = self.held_out(module)
         save_image(torch.cat([x[:16], y[:16]]) / 2 + 0.5, path, nrow=16)
-        return {"psnr": float((10 * torch.log10(4 / (x - y).square().mean(dim=(1, 2, 3)))).median())}
+        return {"psnr": float(psnr(x / 2 + 0.5, y / 2 + 0.5).median())}

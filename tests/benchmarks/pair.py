@@ -1,4 +1,4 @@
-"""What sharing costs: pairs painted with the source's self-attention shared, against the same pairs without, in turn.
+"""What sharing costs: pairs generated with the source's self-attention shared, against the same pairs without, in turn.
 
     python -m tests.benchmarks.pair [--rounds 8] [--threads 2] [--width 320] [--pairs 1]
 
@@ -18,7 +18,7 @@ import torch
 
 from minip2p.config import UNetConfig
 from minip2p.control import Run, Share
-from minip2p.diffusion import Denoiser, Noise, Schedule, euler_ancestral, guided, two_way
+from minip2p.diffusion import BetaSchedule, Denoiser, Noise, euler_ancestral, guided, two_way
 from minip2p.loading import prepare
 from minip2p.models.unet import UNet
 
@@ -28,7 +28,7 @@ def runs(options: argparse.Namespace) -> dict[str, callable]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     widths = tuple(options.width * factor for factor in (1, 2, 4, 4))
-    unet, schedule, b = prepare(UNet(UNetConfig(widths=widths))), Schedule(), 2 * options.pairs
+    unet, schedule, b = prepare(UNet(UNetConfig(widths=widths))), BetaSchedule(), 2 * options.pairs
     text, null, sigmas = torch.randn(b, 77, 768), torch.randn(1, 77, 768), schedule.sigmas_for(100)[:3]
     run = Run(
         sigmas=tuple(sigmas.tolist()), size=(32, 32), prompts=("",) * b, sources=tuple(i - i % 2 for i in range(b))
@@ -46,8 +46,12 @@ def runs(options: argparse.Namespace) -> dict[str, callable]:
 
 def peak(name: str) -> int:
     """The peak memory in bytes of a process that makes one such run."""
-    done = subprocess.run([sys.executable, "-m", "tests.benchmarks.pair", *sys.argv[1:], "--peak", name],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.pair", *sys.argv[1:], "--peak", name],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return int(done.stdout)
 
 

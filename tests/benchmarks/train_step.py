@@ -1,13 +1,13 @@
-"""A training step of our UNet against the same step on diffusers' UNet, in turn: forward, backward, clip, AdamW, EMA.
+"""A training step of our UNet against the same step of diffusers' UNet: forward, backward, clip, AdamW, EMA.
 
     python -m tests.benchmarks.train_step [--rounds 8] [--threads 2] [--only tiny|half]
 
-Two sizes: the tiny preset's editor (8x8 latents, 16 pictures) and Stable Diffusion 1.5 at half its width with 8 inputs
-(32x32 latents, 2 pictures). Both sides begin with the same random weights and see the same tensors. Ours is the step as
-`training.loop.run` has it. Theirs comes twice: "diffusers" as that library's training scripts have it (its memory
-layout, PyTorch's default AdamW, its EMAModel), and "ours around it", its UNet with all else as we have it, which tells
-how much is the network's. Prints the seconds and the ratios of the medians. Exits with 1 where ours takes more than 0.95
-of the first one's time, or where the losses of a step differ by a thousandth.
+Two sizes: the tiny preset's editor (8x8 latents, 16 images) and Stable Diffusion 1.5 at half its width with 8 inputs
+(32x32 latents, 2 images). Both start from the same random weights and get the same tensors. Ours is the step of
+`training.loop.train`. Theirs is measured twice: "diffusers", as in that library's training scripts (its memory layout,
+PyTorch's default AdamW, its EMAModel), and "our step, their UNet", which isolates the network. Prints the seconds and
+the ratios of the medians. Exits with 1 if ours takes more than 0.95 of the time of "diffusers", or if losses of a step
+differ by a thousandth.
 """
 
 import argparse
@@ -33,17 +33,22 @@ SIZES = {
     "tiny": (PRESETS["tiny"].unet, (16, 8, 8), 24),
     "half": (replace(PRESETS["pix2pix"].unet, widths=(160, 320, 640, 640)), (2, 32, 32), 77),
 }
-"""the UNet, (pictures, y, x) of a batch's latents, tokens of a text"""
+"""the UNet, (images, y, x) of a batch's latents, tokens of a text"""
 
 
 def diffusers_unet(c: UNetConfig) -> UNet2DConditionModel:
     full = [word == "full" for word in c.attention]
     return UNet2DConditionModel(
-        in_channels=c.in_channels, out_channels=c.out_channels, block_out_channels=c.widths, layers_per_block=c.blocks,
+        in_channels=c.in_channels,
+        out_channels=c.out_channels,
+        block_out_channels=c.widths,
+        layers_per_block=c.blocks,
         down_block_types=["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in full],
         up_block_types=["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(full)],
-        attention_head_dim=c.heads, cross_attention_dim=c.text_width, norm_num_groups=c.norm_groups,
-    )  # fmt: skip
+        attention_head_dim=c.heads,
+        cross_attention_dim=c.text_width,
+        norm_num_groups=c.norm_groups,
+    )
 
 
 def our_unet(theirs: UNet2DConditionModel, c: UNetConfig) -> UNet:
@@ -54,10 +59,8 @@ def our_unet(theirs: UNet2DConditionModel, c: UNetConfig) -> UNet:
     return ours.requires_grad_(True).to(memory_format=torch.channels_last)
 
 
-def stepper(
-    unet: nn.Module, call: Callable[..., Tensor], ours: bool, batch: tuple[Tensor, ...]
-) -> Callable[[], float]:
-    """A step on the mean squared error: () -> loss. ours: AdamW and average as our loop has them."""
+def stepper(unet: nn.Module, call: Callable[..., Tensor], ours: bool, batch: tuple[Tensor, ...]) -> Callable[[], float]:
+    """A step on the mean squared error: () -> loss. ours: the AdamW and the average of our loop."""
     z, t, text, wanted = batch
     weights = list(unet.train().parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.01, **({"fused": True} if ours else {}))
@@ -89,9 +92,11 @@ def compare(name: str, rounds: int) -> bool:
     again.load_state_dict(theirs.state_dict())
     ours = our_unet(theirs, config)
     batch = (
-        torch.randn(b, config.in_channels, y, x), torch.rand(b) * 999, torch.randn(b, tokens, config.text_width),
+        torch.randn(b, config.in_channels, y, x),
+        torch.rand(b) * 999,
+        torch.randn(b, tokens, config.text_width),
         torch.randn(b, config.out_channels, y, x),
-    )  # fmt: skip
+    )
 
     def call(unet, z, t, text):
         return unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
@@ -99,28 +104,29 @@ def compare(name: str, rounds: int) -> bool:
     steps = {
         "diffusers": stepper(theirs, call, False, batch),
         "minip2p": stepper(ours, lambda unet, z, t, text: unet(z, t, text), True, batch),
-        "ours around it": stepper(again.to(memory_format=torch.channels_last), call, True, batch),
+        "our step, their UNet": stepper(again.to(memory_format=torch.channels_last), call, True, batch),
     }
-    losses = {each: [step()] for each, step in steps.items()}  # also warms up
+    losses = {each: [step()] for each, step in steps.items()}  # also a warm-up
     seconds = {each: [] for each in steps}
     for i in range(rounds):
-        for each in (list(steps), list(reversed(steps)))[i % 2]:  # none always comes first
+        for each in (list(steps), list(reversed(steps)))[i % 2]:  # none is always first
             start = time.perf_counter()
             losses[each].append(steps[each]())
             seconds[each].append(time.perf_counter() - start)
     print(f"{name}: {sum(p.numel() for p in ours.parameters()) / 1e6:.1f} M weights, latents {b} x {y} x {x}")
     for each, values in seconds.items():
-        print(f"  {each:15} median {statistics.median(values):.4f} s, fastest {min(values):.4f} s")
+        print(f"  {each:20} median {statistics.median(values):.4f} s, fastest {min(values):.4f} s")
     mine = seconds["minip2p"]
     ratios = {
         each: (statistics.median(mine) / statistics.median(values), min(mine) / min(values))
-        for each, values in seconds.items() if each != "minip2p"
-    }  # fmt: skip
+        for each, values in seconds.items()
+        if each != "minip2p"
+    }
     for each, (ratio, fastest) in ratios.items():
         print(f"  minip2p over {each}: {ratio:.3f} (of the fastest {fastest:.3f})")
-    apart = max(abs(a / b - 1) for a, b in zip(losses["minip2p"], losses["diffusers"], strict=True))
-    print(f"  largest relative difference of the losses {apart:.1e}")
-    return ratios["diffusers"][0] <= BOUND and apart < 1e-3
+    difference = max(abs(a / b - 1) for a, b in zip(losses["minip2p"], losses["diffusers"], strict=True))
+    print(f"  largest relative difference of the losses {difference:.1e}")
+    return ratios["diffusers"][0] <= BOUND and difference < 1e-3
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Small networks of diffusers and transformers, all weights random, with the config that we expect to read of them."""
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -20,10 +21,14 @@ from minip2p.config import (
     VAEConfig,
     VisionConfig,
 )
-from minip2p.text.bpe import BPE
-from minip2p.text.words import BOS, EOS
+from minip2p.text.learn import learn_bpe
+from minip2p.text.vocabulary import BOS, EOS
 
 WORDS = 1000
+VOCABULARY = "a red boat and a red house by the sea at night"
+"""what the small tokenizer is learnt from"""
+SIZE = (128, 64)
+"""width and height of a picture; its latents are 16 x 32"""
 DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
@@ -55,20 +60,39 @@ def oracle(name: str) -> Oracle:
     widths, attends = ((64, 128), (True, False)) if sd2 else ((32, 64, 96), (True, True, False))
     depth, blocks = (2, 1) if sd2 else (1, 2)
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=8 if name == "editor" else 4, block_out_channels=widths, layers_per_block=blocks,
-        down_block_types=[DOWN[a] for a in attends], up_block_types=[UP[a] for a in reversed(attends)],
-        cross_attention_dim=128, attention_head_dim=[1, 2] if sd2 else 8, use_linear_projection=sd2,
+        sample_size=8,
+        in_channels=8 if name == "editor" else 4,
+        block_out_channels=widths,
+        layers_per_block=blocks,
+        down_block_types=[DOWN[a] for a in attends],
+        up_block_types=[UP[a] for a in reversed(attends)],
+        cross_attention_dim=128,
+        attention_head_dim=[1, 2] if sd2 else 8,
+        use_linear_projection=sd2,
         transformer_layers_per_block=depth,
-    )  # fmt: skip
+    )
     vae = AutoencoderKL(
-        block_out_channels=(32, 64, 64), layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3, latent_channels=4, scaling_factor=0.18215,
-    )  # fmt: skip
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        latent_channels=4,
+        scaling_factor=0.18215,
+    )
     act = "gelu" if sd2 else "quick_gelu"
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=WORDS, hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, hidden_act=act,
-        max_position_embeddings=20, bos_token_id=WORDS - 2, eos_token_id=WORDS - 1,
-    ))  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=WORDS,
+            hidden_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=256,
+            hidden_act=act,
+            max_position_embeddings=20,
+            bos_token_id=WORDS - 2,
+            eos_token_id=WORDS - 1,
+        )
+    )
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -77,17 +101,32 @@ def oracle(name: str) -> Oracle:
     )
     config = Config(
         unet=UNetConfig(
-            in_channels=8 if name == "editor" else 4, widths=widths, blocks=blocks, depth=depth, text_width=128,
-            attention=tuple("full" if a else "none" for a in attends), heads=None if sd2 else 8, head_size=64 if sd2 else None,
+            in_channels=8 if name == "editor" else 4,
+            widths=widths,
+            blocks=blocks,
+            depth=depth,
+            text_width=128,
+            attention=tuple("full" if a else "none" for a in attends),
+            heads=None if sd2 else 8,
+            head_size=64 if sd2 else None,
             linear_projection=sd2,
         ),
         vae=VAEConfig(widths=(32, 64, 64), blocks=1),
         text=TextConfig(
-            vocab_size=WORDS, max_length=20, width=128, layers=3, heads=2, feed_forward=256, activation=act, bos=WORDS - 2,
-            eos=WORDS - 1, pad=WORDS - 1,
+            vocab_size=WORDS,
+            max_length=20,
+            width=128,
+            layers=3,
+            heads=2,
+            feed_forward=256,
+            activation=act,
+            bos=WORDS - 2,
+            eos=WORDS - 1,
+            pad=WORDS - 1,
         ),
-        schedule=ScheduleConfig(prediction="v" if sd2 else "eps"), sampling=SamplingConfig(resolution=32),
-    )  # fmt: skip
+        schedule=ScheduleConfig(prediction="v" if sd2 else "eps"),
+        sampling=SamplingConfig(resolution=32),
+    )
     networks = (randomise(module, seed) for seed, module in enumerate((unet, vae, text)))
     return Oracle(*networks, scheduler, config)
 
@@ -122,10 +161,24 @@ def clip_oracle() -> tuple[CLIPModel, CLIPConfig]:
 def write_folder(nets: Oracle, folder, words: str):
     """A diffusers folder of the networks, with a small vocabulary of its own, learnt from `words`."""
     nets.save(folder)
-    learnt = BPE.learn([words] * 2, vocab_size=WORDS)
+    learnt = learn_bpe([words] * 2, vocab_size=WORDS)
     vocab = learnt.vocab | {BOS: WORDS - 2, EOS: WORDS - 1}
     replace(learnt, vocab=vocab, bos=WORDS - 2, eos=WORDS - 1, pad=WORDS - 1, max_length=20).save(folder / "tokenizer")
     return folder
+
+
+def peaked(nets: Oracle, *attentions: str) -> Oracle:
+    """The networks with queries 4 times as large in `attentions` (attn1 is self, attn2 cross): what a control changes
+    in their maps shows; it makes more of rounding, too."""
+    unet = copy.deepcopy(nets.unet)
+    for name, parameter in unet.named_parameters():
+        if any(f"{attention}.to_q" in name for attention in attentions):
+            parameter.data *= 4
+    return replace(nets, unet=unet)
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
 
 
 def without_header(config: Config) -> Config:

@@ -12,7 +12,8 @@ from tokenizers.models import BPE as TheirBPE
 from transformers import CLIPTokenizer
 
 from minip2p.text.bpe import BPE
-from minip2p.text.words import BOS, EOS
+from minip2p.text.learn import learn_bpe
+from minip2p.text.vocabulary import BOS, EOS
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 any_example = settings(deadline=None, max_examples=100)
@@ -20,18 +21,83 @@ few_examples = settings(any_example, max_examples=40)
 
 CAPTIONS = ["a red house in the meadow at night", "a white boat, it's in the snow", "the 2 trees & 12 sheep!"]
 FRAGMENTS = [
-    BOS, EOS, EOS.upper(), "<|", "|>", "<|endoftext", "endoftext|>", "!", "!!", "'s", "'S", "'", "''ll",
-    "İ", "ı", "Σ", "ΑΣ", "ß", "ẞ", "e\u0301", "\u0301", "\u0327", "\u212b", "\u0958", "\ufb01", "\u0344", "\u0f73",
-    "\u1100\u1161\u11a8", "\uac00\u11a8", "\u09c7\u09be", " ", "  ", "\t", "\r\n", "\x00", "\x1c", "\x1f", "\x7f",
-    "\x85", "\xa0", "\xad", "\u200b", "\u200d", "\u2028", "\u3000", "\ufeff",
-    "a", "cat", "CAFÉ", "naïve", "12", "½", "٣", "Ⅷ", "猫", "日本語", "ไทย", "हिन्दी", "👩\u200d🚀", "🏳️\u200d🌈", "🇩🇪",
-    "<b>", "&lt;", "&amp;amp;", "</w>", "#version: 0.2", "_", "…", "--", "\ufffd", "\U0010ffff",
-]  # fmt: skip
+    BOS,
+    EOS,
+    EOS.upper(),
+    "<|",
+    "|>",
+    "<|endoftext",
+    "endoftext|>",
+    "!",
+    "!!",
+    "'s",
+    "'S",
+    "'",
+    "''ll",
+    "İ",
+    "ı",
+    "Σ",
+    "ΑΣ",
+    "ß",
+    "ẞ",
+    "e\u0301",
+    "\u0301",
+    "\u0327",
+    "\u212b",
+    "\u0958",
+    "\ufb01",
+    "\u0344",
+    "\u0f73",
+    "\u1100\u1161\u11a8",
+    "\uac00\u11a8",
+    "\u09c7\u09be",
+    " ",
+    "  ",
+    "\t",
+    "\r\n",
+    "\x00",
+    "\x1c",
+    "\x1f",
+    "\x7f",
+    "\x85",
+    "\xa0",
+    "\xad",
+    "\u200b",
+    "\u200d",
+    "\u2028",
+    "\u3000",
+    "\ufeff",
+    "a",
+    "cat",
+    "CAFÉ",
+    "naïve",
+    "12",
+    "½",
+    "٣",
+    "Ⅷ",
+    "猫",
+    "日本語",
+    "ไทย",
+    "हिन्दी",
+    "👩\u200d🚀",
+    "🏳️\u200d🌈",
+    "🇩🇪",
+    "<b>",
+    "&lt;",
+    "&amp;amp;",
+    "</w>",
+    "#version: 0.2",
+    "_",
+    "…",
+    "--",
+    "\ufffd",
+    "\U0010ffff",
+]
 ASSIGNED = st.characters(exclude_categories=["Cs", "Cn"])  # newer ones depend on each library's Unicode version
 TEXT = st.text(ASSIGNED) | st.lists(st.sampled_from(FRAGMENTS) | st.text(ASSIGNED, max_size=3)).map("".join)
 
 
-SMALL = BPE.learn(CAPTIONS, 390, max_length=16)
+SMALL = learn_bpe(CAPTIONS, 390, max_length=16)
 
 
 def entry(content, normalized=True, **flags):

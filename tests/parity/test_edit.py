@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 import minip2p
 
-from .oracles import oracle, write_folder
+from .oracles import oracle, relative, write_folder
 
 SEED = 1371
 INSTRUCTION = "Make it night, with a red boat!"
@@ -88,10 +88,6 @@ def reference_edit(folder, picture, text_scale, image_scale, steps, seed, dtype=
     return z[0], (255 * ((decoded + 1) / 2).clamp(0, 1))[0].permute(1, 2, 0).type(torch.uint8).numpy()
 
 
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
-
-
 @pytest.mark.parametrize("text_scale, image_scale", SCALES)
 @torch.inference_mode()
 def test_an_edit_is_the_authors_seed_for_seed(folder, pipe, picture, text_scale, image_scale):
@@ -99,9 +95,15 @@ def test_an_edit_is_the_authors_seed_for_seed(folder, pipe, picture, text_scale,
     theirs, written = reference_edit(folder, small, text_scale, image_scale, 15, SEED)
     told = []
     ours = pipe.edit(
-        picture, INSTRUCTION, text_scale=text_scale, image_scale=image_scale, steps=15, seed=SEED, resolution=96,
+        picture,
+        INSTRUCTION,
+        text_scale=text_scale,
+        image_scale=image_scale,
+        steps=15,
+        seed=SEED,
+        resolution=96,
         on_step=told.append,
-    )  # fmt: skip
+    )
     latent = told[-1].step.z[0]
     assert latent.shape == theirs.shape == (4, 16, 32)
     print(f"scales {text_scale}, {image_scale}: relative difference {relative(latent, theirs):.1e}")
@@ -110,6 +112,7 @@ def test_an_edit_is_the_authors_seed_for_seed(folder, pipe, picture, text_scale,
     assert off.max() <= 1 and (off > 0).mean() < 1e-2  # cut down as theirs: rounding would be off in half of the pixels
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_hundred_steps_are_the_authors(folder, pipe, picture):
     """The default settings."""
@@ -119,25 +122,35 @@ def test_a_hundred_steps_are_the_authors(folder, pipe, picture):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("steps", [10, 28])
+@pytest.mark.parametrize("steps", [10, pytest.param(28, marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_an_edit_is_diffusers_pipelines(folder, pipe, picture, steps):
     """With these numbers of steps all times are whole: its linear interpolation of sigma makes no difference."""
     nets = oracle("editor")
     small = ImageOps.fit(picture, (128, 64), Image.Resampling.LANCZOS)
     theirs = StableDiffusionInstructPix2PixPipeline(
-        vae=nets.vae, text_encoder=nets.text_encoder, tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        unet=nets.unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=nets.vae,
+        text_encoder=nets.text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=nets.unet,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
         scheduler=EulerAncestralDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace"
         ),
-    )  # fmt: skip
+    )
     theirs.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(SEED)
     wanted = theirs(
-        INSTRUCTION, small, num_inference_steps=steps, guidance_scale=7.5, image_guidance_scale=1.5,
-        generator=generator, output_type="latent",
-    ).images[0]  # fmt: skip
+        INSTRUCTION,
+        small,
+        num_inference_steps=steps,
+        guidance_scale=7.5,
+        image_guidance_scale=1.5,
+        generator=generator,
+        output_type="latent",
+    ).images[0]
     ours = pipe.edit(small, INSTRUCTION, steps=steps, seed=SEED, resolution=128, output="latent")
     print(f"{steps} steps: relative difference {relative(ours, wanted):.1e}")
     assert relative(ours, wanted) < 1e-4

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2"])
-def painter(request, tmp_path_factory):
+def text2image(request, tmp_path_factory):
     """(name, folder, pipeline): the oracle as a diffusers folder with a small vocabulary, and what we read of it."""
     folder = write_folder(oracle(request.param), tmp_path_factory.mktemp("invert") / request.param, PROMPT)
     return request.param, folder, minip2p.load(folder)
@@ -59,9 +59,13 @@ def network(name, x, t, text, scheduler):
 
 def inverse_scheduler(steps):
     scheduler = DDIMInverseScheduler(
-        **STABLE, prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=True,
+        **STABLE,
+        prediction_type="epsilon",
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=True,
         clip_sample=False,
-    )  # fmt: skip
+    )
     scheduler.set_timesteps(steps)
     return scheduler
 
@@ -80,9 +84,9 @@ def reference_path(name, folder, picture, steps):
 
 @pytest.mark.parametrize("steps", [4, 10])
 @torch.no_grad()
-def test_ddim_inversion_is_diffusers(painter, picture, steps):
+def test_ddim_inversion_is_diffusers(text2image, picture, steps):
     """diffusers reads v at the lower of a step's two levels; where it is given eps, all is the same."""
-    name, folder, pipe = painter
+    name, folder, pipe = text2image
     theirs = reference_path(name, folder, picture, steps)
     ours = pipe.invert(picture, PROMPT, method="ddim", steps=steps, spacing="leading", resolution=128)
     x = ours.z / (ours.sigmas[0] ** 2 + 1) ** 0.5
@@ -99,7 +103,7 @@ def reference_null_texts(name, folder, path, scheduler, scale, inner, steps, fir
         before = t - 1000 // steps
         a, b = alphas[t], alphas[before] if before >= 0 else torch.tensor(1.0)
 
-        def step(x, eps):
+        def step(x, eps, a=a, b=b):
             return b.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
 
         null = null.clone().requires_grad_()
@@ -123,9 +127,9 @@ def reference_null_texts(name, folder, path, scheduler, scale, inner, steps, fir
             return found
 
 
-def test_null_texts_are_the_published_loops(painter):
+def test_null_texts_are_the_published_loops(text2image):
     """The first steps of a run of 50, to rounding, along a path of which only the levels matter here."""
-    name, folder, pipe = painter
+    name, folder, pipe = text2image
     sigmas = pipe.denoiser.schedule.sigmas_for(50, "leading").tolist()
     generator = torch.Generator().manual_seed(0)
     z0, noise = (torch.randn(1, 4, 8, 12, generator=generator) for _ in range(2))

@@ -13,13 +13,13 @@ from diffusers import (
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
 from minip2p import checkpoints
-from minip2p.checkpoints import described
-from minip2p.checkpoints.tables import links, pull, push, text_rows, unet_rows, vae_rows
+from minip2p.checkpoints import configs
+from minip2p.checkpoints.tables import links, pull, push, unet_rows, vae_rows
 from minip2p.config import Config, TextConfig, UNetConfig, VAEConfig
-from minip2p.models.clip import TextEncoder
+from minip2p.models.text_encoder import TextEncoder
 from minip2p.models.unet import UNet
 from minip2p.models.vae import AutoencoderKL as OurVAE
-from minip2p.text.bpe import BPE
+from minip2p.text.learn import learn_bpe
 
 from .oracles import oracle
 
@@ -107,15 +107,18 @@ def test_names_of_stable_diffusion_2():
     assert len([n for n in names if n.startswith("cond_stage_model.")]) == 23 * 12 + 4
 
 
-@pytest.mark.parametrize("network, ours, rows, theirs, convert", [
-    (UNet, UNetConfig(), unet_rows, UNet2DConditionModel, convert_ldm_unet_checkpoint),
-    (UNet, UNetConfig(in_channels=8), unet_rows, UNet2DConditionModel, convert_ldm_unet_checkpoint),
-    (UNet, SD2, unet_rows, UNet2DConditionModel, convert_ldm_unet_checkpoint),
-    (OurVAE, VAEConfig(), vae_rows, AutoencoderKL, convert_ldm_vae_checkpoint),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network, ours, rows, theirs, convert",
+    [
+        (UNet, UNetConfig(), unet_rows, UNet2DConditionModel, convert_ldm_unet_checkpoint),
+        (UNet, UNetConfig(in_channels=8), unet_rows, UNet2DConditionModel, convert_ldm_unet_checkpoint),
+        (UNet, SD2, unet_rows, UNet2DConditionModel, convert_ldm_unet_checkpoint),
+        (OurVAE, VAEConfig(), vae_rows, AutoencoderKL, convert_ldm_vae_checkpoint),
+    ],
+)
 def test_full_size_names_through_diffusers_own_converter(network, ours, rows, theirs, convert):
-    """Our original names -> (diffusers' converter) -> diffusers' names are those of the table and of diffusers' network."""
-    values = described.unet_json(ours, 64) if network is UNet else described.vae_json(ours, 512)
+    """Our original names, through diffusers' converter, are those of the table and of diffusers' network."""
+    values = configs.unet_json(ours, 64) if network is UNet else configs.vae_json(ours, 512)
     with torch.device("meta"):
         wanted = theirs.from_config(values).state_dict()
     tensors = on_meta(network, ours).state_dict()
@@ -134,7 +137,7 @@ def written(request, tmp_path_factory):
     theirs, folder = oracle(request.param), tmp_path_factory.mktemp(request.param)
     theirs.save(folder / "theirs")
     loaded = checkpoints.read(folder / "theirs")
-    bpe = BPE.learn(["make it night", "what if it were night?"], vocab_size=500, max_length=20)
+    bpe = learn_bpe(["make it night", "what if it were night?"], vocab_size=500, max_length=20)
     for layout, name in (("diffusers", "ours"), ("original", "ours.safetensors"), ("original", "ours.ckpt")):
         checkpoints.write(
             folder / name, layout, loaded.config, loaded.parts, tokenizer=bpe.to_dict(), tokenizer_files=bpe.save
@@ -166,7 +169,7 @@ def test_our_folder_in_diffusers(written):
 
 @pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
 def test_our_single_file_in_diffusers(written, kind):
-    """`config` names a folder with the configs: without it diffusers would fetch those of the model it takes this for."""
+    """`config` is a folder of configs; without it diffusers would download those of the model that it recognises."""
     name, folder, _ = written
     file = str(folder / f"ours.{kind}")
     pipe = PIPELINES[name].from_single_file(
@@ -190,10 +193,16 @@ def test_original_folders_of_both_kinds_of_text_names(tmp_path):
         assert other.keys() == one.keys() and all(torch.equal(other[n], one[n]) for n in one)
 
 
-@pytest.mark.parametrize("how", [
-    dict(variant="fp16"), dict(safe_serialization=False), dict(max_shard_size="200KB"),
-    dict(max_shard_size="200KB", variant="fp16"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(variant="fp16"),
+        dict(safe_serialization=False),
+        dict(max_shard_size="200KB"),
+        dict(max_shard_size="200KB", variant="fp16"),
+    ],
+    ids=str,
+)
 def test_forms_in_which_diffusers_writes_networks(how, tmp_path):
     """Half precision, pickles, shards with an index."""
     theirs = oracle("sd1").unet
@@ -210,7 +219,7 @@ def test_published_tokenizer_ids_win_over_published_configs(tmp_path):
     oracle("sd1").save(tmp_path)
     config = json.loads((tmp_path / "text_encoder/config.json").read_text())
     (tmp_path / "text_encoder/config.json").write_text(json.dumps(config | {"eos_token_id": 2, "bos_token_id": 0}))
-    bpe = BPE.learn(["make it night"], vocab_size=400)
+    bpe = learn_bpe(["make it night"], vocab_size=400)
     bpe.save(tmp_path / "tokenizer")
     text = checkpoints.read(tmp_path).config.text
     assert (text.bos, text.eos, text.pad) == (bpe.bos, bpe.eos, bpe.pad)

@@ -14,8 +14,14 @@ from conftest import randomise
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig as HFLlamaConfig
-from transformers import LlamaForCausalLM, LlamaTokenizer, MistralConfig, MistralForCausalLM
-from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    MistralConfig,
+    MistralForCausalLM,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.convert_slow_tokenizer import generate_merges
 
 import minip2p
@@ -25,9 +31,14 @@ from minip2p.text.generate import Row, Sampling, left_padded, next_distribution
 from minip2p.text.pieces import Pieces
 
 SIZES = {
-    "vocab_size": 320, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-}  # fmt: skip
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+}
 OURS = LlamaConfig(
     vocab_size=320, max_length=4096, width=32, layers=3, heads=4, kv_heads=4, head_size=8, feed_forward=56
 )
@@ -49,23 +60,33 @@ def llama_pieces() -> Pieces:
     """A sentencepiece model learnt by the published ones' options, a space before the first word included."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_writer=model, model_type="bpe", vocab_size=310, byte_fallback=True,
-        character_coverage=0.999, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        hard_vocab_limit=False, split_digits=True, allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=310,
+        byte_fallback=True,
+        character_coverage=0.999,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        num_threads=1,
+        minloglevel=2,
+    )
     return Pieces(model.getvalue())
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def case(request, tmp_path_factory):
-    """transformers' model, its folder (in shards), our config of it, our writer of that folder."""
+    """transformers' model, its folder (in shards), our config of it, our language model of that folder."""
     theirs, ours = MODELS[request.param]
     kind = MistralForCausalLM if isinstance(theirs, MistralConfig) else LlamaForCausalLM
     model = randomise(kind(theirs))
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
     model.save_pretrained(folder, max_shard_size="30KB")
     llama_pieces().save(folder)
-    return model, folder, ours, minip2p.load_writer(folder)
+    return model, folder, ours, minip2p.load_language_model(folder)
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -79,50 +100,50 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 @torch.no_grad()
 def test_configs_and_logits_are_those_of_transformers(case):
-    model, folder, ours, writer = case
+    model, folder, ours, language_model = case
     assert len(list(folder.glob("model-*.safetensors"))) > 1, "one file is no test of shards"
-    assert writer.config == ours
+    assert language_model.config == ours
     x = tokens(3, 40)
-    assert error(writer.model(x), model(x).logits) < 2e-5
+    assert error(language_model.model(x), model(x).logits) < 2e-5
 
 
 @torch.no_grad()
 def test_far_positions_turn_by_the_same_angles(case):
-    model, _, _, writer = case
+    model, _, _, language_model = case
     x = tokens(1, 1200)
-    assert error(writer.model(x)[:, -5:], model(x).logits[:, -5:]) < 2e-5
+    assert error(language_model.model(x)[:, -5:], model(x).logits[:, -5:]) < 2e-5
 
 
 @torch.no_grad()
 def test_left_padded_rows_are_those_of_transformers(case):
-    model, _, _, writer = case
+    model, _, _, language_model = case
     x, padding = left_padded([tokens(n, seed=n).tolist() for n in (1, 9, 14, 20)], 2)
     there = torch.arange(x.shape[1]) >= padding[:, None]
     theirs = model(x, attention_mask=there.long(), position_ids=(there.cumsum(1) - 1).clamp(min=0)).logits
-    assert error(writer.model(x, padding=padding)[there], theirs[there]) < 2e-5
+    assert error(language_model.model(x, padding=padding)[there], theirs[there]) < 2e-5
 
 
 @torch.no_grad()
 def test_logits_by_the_cache_are_those_of_the_whole_text(case):
-    model, _, _, writer = case
+    model, _, _, language_model = case
     x, padding = left_padded([tokens(n, seed=n).tolist() for n in (5, 16, 11)], 2)
     there = torch.arange(x.shape[1]) >= padding[:, None]
-    cache = Cache(writer.config, 3, 16)
-    parts = [writer.model(part, cache, padding) for part in x.split([7, 1, 1, 4, 1, 2], dim=1)]
-    assert error(torch.cat(parts, 1)[there], writer.model(x, padding=padding)[there]) < 2e-5
+    cache = Cache(language_model.config, 3, 16)
+    parts = [language_model.model(part, cache, padding) for part in x.split([7, 1, 1, 4, 1, 2], dim=1)]
+    assert error(torch.cat(parts, 1)[there], language_model.model(x, padding=padding)[there]) < 2e-5
 
 
 @torch.no_grad()
 def test_greedy_completions_of_a_ragged_batch_are_those_of_transformers(case):
-    model, _, _, writer = case
+    model, _, _, language_model = case
     prompts = ["a", "a red cat\n##\n", "日本 12", "make it night é and the fox a dog"]
-    x, padding = left_padded([[1, *writer.pieces.encode(prompt)] for prompt in prompts], 2)
+    x, padding = left_padded([[1, *language_model.pieces.encode(prompt)] for prompt in prompts], 2)
     mask = (torch.arange(x.shape[1]) >= padding[:, None]).long()
-    cut = [[i] for i in range(len(writer.pieces), 320)]  # the vocabulary's padding, which is no text
+    cut = [[i] for i in range(len(language_model.pieces), 320)]  # the vocabulary's padding, which is no text
     theirs = model.generate(
         x, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0, bad_words_ids=cut
     )[:, x.shape[1] :]
-    found = dict(writer.completions(prompts, Sampling(temperature=0, max_tokens=12)))
+    found = dict(language_model.completions(prompts, Sampling(temperature=0, max_tokens=12)))
     for i, row in enumerate(theirs.tolist()):
         row = row[: row.index(2) + 1] if 2 in row else row
         assert list(found[i].ids) == row
@@ -130,12 +151,12 @@ def test_greedy_completions_of_a_ragged_batch_are_those_of_transformers(case):
 
 @torch.no_grad()
 @pytest.mark.parametrize("layout", ["transformers", "minip2p"])
-def test_a_writer_that_we_write_is_read_again_and_by_transformers(case, layout, tmp_path):
-    model, _, ours, writer = case
-    path = tmp_path / "writer"
-    minip2p.save(writer, path, layout)
-    again = minip2p.load_writer(path)
-    assert (again.config, again.pieces, again.fingerprint) == (ours, writer.pieces, writer.fingerprint)
+def test_a_language_model_that_we_write_is_read_again_and_by_transformers(case, layout, tmp_path):
+    model, _, ours, language_model = case
+    path = tmp_path / "instructions"
+    minip2p.save(language_model, path, layout)
+    again = minip2p.load_language_model(path)
+    assert (again.config, again.pieces, again.fingerprint) == (ours, language_model.pieces, language_model.fingerprint)
     if layout == "transformers":
         kind = MistralForCausalLM if ours.window else LlamaForCausalLM
         theirs, x = kind.from_pretrained(path), tokens(2, 30)
@@ -147,9 +168,9 @@ def test_bfloat16_weights_are_read_as_they_are(tmp_path):
     theirs = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     llama_pieces().save(tmp_path)
     x = tokens(2, 20)
-    assert minip2p.load_writer(tmp_path, dtype=None).dtype == torch.bfloat16
+    assert minip2p.load_language_model(tmp_path, dtype=None).dtype == torch.bfloat16
     with torch.no_grad():
-        assert error(minip2p.load_writer(tmp_path).model(x), theirs(x).logits) < 2e-5
+        assert error(minip2p.load_language_model(tmp_path).model(x), theirs(x).logits) < 2e-5
 
 
 def test_pickled_weights_with_tables_of_angles_are_read(tmp_path):
@@ -161,19 +182,22 @@ def test_pickled_weights_with_tables_of_angles_are_read(tmp_path):
     torch.save(model.state_dict() | table, tmp_path / "pytorch_model.bin")
     x = tokens(2, 20)
     with torch.no_grad():
-        assert error(minip2p.load_writer(tmp_path).model(x), model(x).logits) < 2e-5
+        assert error(minip2p.load_language_model(tmp_path).model(x), model(x).logits) < 2e-5
     bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}
     torch.save(model.state_dict() | bias, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="unknown.*q_proj.bias"):
-        minip2p.load_writer(tmp_path)
+        minip2p.load_language_model(tmp_path)
 
 
 def test_published_words_of_a_config_are_read(tmp_path):
     """Llama 2's and Mistral's, as their folders have them: older words than today's library writes."""
-    said = json.loads((write_config(tmp_path, MODELS["llama"][0])).read_text())
+    values = json.loads((write_config(tmp_path, MODELS["llama"][0])).read_text())
     for word in ("rope_parameters", "head_dim", "num_key_value_heads", "rope_scaling"):
-        said.pop(word, None)
-    read = lambda **words: minip2p.checkpoints.language.language_config(write_words(tmp_path, said | words))
+        values.pop(word, None)
+
+    def read(**words):
+        return minip2p.checkpoints.language.language_config(write_words(tmp_path, values | words))
+
     assert read(rope_theta=5e5, rope_scaling=None) == replace(OURS, head_size=None, rope_theta=5e5)
     mistral = read(model_type="mistral", num_key_value_heads=2)
     assert (mistral.window, mistral.kv_heads) == (MistralConfig().sliding_window, 2)

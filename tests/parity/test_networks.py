@@ -1,4 +1,4 @@
-"""Our networks against diffusers' and transformers', all weights random, each through the loading path of three layouts."""
+"""Our networks against diffusers' and transformers', with random weights, loaded through each of three layouts."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minip2p import checkpoints
-from minip2p.config import CLIPConfig, Config, TextConfig, UNetConfig, VAEConfig
-from minip2p.models.clip import CLIP, TextEncoder
+from minip2p.models.clip import CLIP, pooled
+from minip2p.models.text_encoder import TextEncoder
 from minip2p.models.unet import UNet
 from minip2p.models.vae import AutoencoderKL
 
@@ -117,7 +117,7 @@ def test_penultimate_layer():
 
 def originals(theirs, part):
     """Our config of an oracle's part, and its weights under our names, straight through the table."""
-    from minip2p.checkpoints.folders import with_text_model
+    from minip2p.checkpoints.clip import with_text_model
     from minip2p.checkpoints.tables import links, pull, text_rows
 
     return theirs.config, pull(
@@ -156,6 +156,6 @@ def test_clip(names, tmp_path):
     tokens[0, 3], tokens[1, 19], tokens[2, 7:] = WORDS - 1, WORDS - 1, WORDS - 1
     out = theirs(input_ids=tokens, pixel_values=pixels)
     unit = torch.nn.functional.normalize
-    assert error(unit(ours.text.pooled(tokens), dim=-1), out.text_embeds) < BOUND
+    assert error(unit(pooled(ours.text, tokens), dim=-1), out.text_embeds) < BOUND
     assert error(unit(ours.vision(pixels), dim=-1), out.image_embeds) < BOUND
     assert torch.equal(ours.logit_scale, theirs.logit_scale)

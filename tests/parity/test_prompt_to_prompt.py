@@ -8,7 +8,7 @@ the edited prompt (theirs has padding take maps from a longer source's words).
 """
 
 import copy
-from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -17,29 +17,30 @@ from transformers import CLIPTokenizer
 import minip2p
 from minip2p.control import LocalBlend, Refine, Replace, Reweight
 
-from .oracles import write_folder
-from .test_edit import relative
-from .test_painting import SIZE, VOCABULARY, nets  # noqa: F401 (nets is a fixture)
+from .oracles import SIZE, VOCABULARY, oracle, relative, write_folder
+from .oracles import peaked as peak
 
-STEPS, SCALE, SEED, LENGTH = 12, 7.5, 3, 20
+STEPS, SCALE, SEED, LENGTH = 7, 7.5, 3, 20
 SWAP = "a red boat at night", "a red house at night"
 """each word is one token of the small vocabulary, "boat" and "house" too"""
 ADD = "a boat at night", "a red boat and a house at night"
 
 
 @pytest.fixture(scope="module")
-def peaked(nets):  # noqa: F811
+def peaked():
     """Stable Diffusion in small, all weights random, both kinds of attention peaked, so that what is injected shows."""
-    unet = copy.deepcopy(nets.unet)
-    for name, parameter in unet.named_parameters():
-        if "attn1.to_q" in name or "attn2.to_q" in name:
-            parameter.data *= 4
-    return replace(nets, unet=unet)
+    return peak(oracle("sd1"), "attn1", "attn2")
 
 
 @pytest.fixture(scope="module")
 def folder(peaked, tmp_path_factory):
     return write_folder(peaked, tmp_path_factory.mktemp("p2p") / "peaked", VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def uncontrolled(peaked, folder):
+    """prompts -> the reference's pair of them without a control."""
+    return cache(lambda prompts: reference(peaked, folder, prompts, published(prompts)))
 
 
 class Published:
@@ -87,7 +88,7 @@ def steps_open(cross, words, places):
 
 
 @torch.inference_mode()
-def reference(nets, folder, prompts, processor, scale=SCALE):  # noqa: F811
+def reference(nets, folder, prompts, processor, scale=SCALE):
     """The latents (2, 4, 16, 32) of the authors' loop: DDIM, its own frame, alpha_bar from diffusers' schedule."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     options = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
@@ -135,50 +136,59 @@ CASES = {
     "replace": (SWAP, [Replace(cross=0.8, self=0.4)], {"kind": Replace, "cross": (0, 0.8), "own": (0, 0.4)}),
     "replace, cross only": (SWAP, [Replace(cross=1.0, self=0)], {"kind": Replace, "cross": (0, 1)}),
     "self only, in all layers": (
-        SWAP, [Replace(cross=0, self=(0.2, 0.9), pixels=512)], {"own": (0.2, 0.9), "pixels": 512},
+        SWAP,
+        [Replace(cross=0, self=(0.2, 0.9), pixels=512)],
+        {"own": (0.2, 0.9), "pixels": 512},
     ),
     "replace, windows a word": (
-        SWAP, [Replace(cross=(0.1, 0.7), self=0.3, words={"house": (0.3, 0.5), "night": 1.0})],
-        {"kind": Replace, "cross": (0.1, 0.7), "own": (0, 0.3), "words": {"house": (0.3, 0.5), "night": (0, 1)}},
+        SWAP,
+        [Replace(cross=(0.2, 0.7), self=0.3, words={"house": (0.3, 0.5), "night": 1.0})],
+        {"kind": Replace, "cross": (0.2, 0.7), "own": (0, 0.3), "words": {"house": (0.3, 0.5), "night": (0, 1)}},
     ),
     "refine": (ADD, [Refine(cross=0.8, self=0.4)], {"kind": Refine, "cross": (0, 0.8), "own": (0, 0.4)}),
     "refine, windows a word": (
-        ADD, [Refine(cross=0.5, self=0.6, words={"boat": (0.25, 1.0)})],
+        ADD,
+        [Refine(cross=0.5, self=0.6, words={"boat": (0.25, 1.0)})],
         {"kind": Refine, "cross": (0, 0.5), "own": (0, 0.6), "words": {"boat": (0.25, 1.0)}},
     ),
     "reweight alone": (
-        SWAP, [Reweight({"night": 4.0, "red": -1.0}, cross=0.6)],
+        SWAP,
+        [Reweight({"night": 4.0, "red": -1.0}, cross=0.6)],
         {"cross": (0, 0.6), "factors": {"night": 4.0, "red": -1.0}},
     ),
     "replace, reweighted": (
-        SWAP, [Replace(cross=0.8, self=0.4), Reweight({"house": 3.0}, cross=0.8)],
+        SWAP,
+        [Replace(cross=0.8, self=0.4), Reweight({"house": 3.0}, cross=0.8)],
         {"kind": Replace, "cross": (0, 0.8), "own": (0, 0.4), "factors": {"house": 3.0}},
     ),
     "refine, reweighted": (
-        ADD, [Refine(cross=0.7, self=0.2), Reweight({"and": 3.0, "boat": 0.0}, cross=0.7)],
+        ADD,
+        [Refine(cross=0.7, self=0.2), Reweight({"and": 3.0, "boat": 0.0}, cross=0.7)],
         {"kind": Refine, "cross": (0, 0.7), "own": (0, 0.2), "factors": {"and": 3.0, "boat": 0.0}},
     ),
-}  # fmt: skip
+}
 """name -> prompts, ours, the formula's. A window that both of two have is one window in theirs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_pair_is_the_published_one(peaked, folder, name):
+def test_a_pair_is_the_published_one(peaked, folder, uncontrolled, name):
     prompts, control, rule = CASES[name]
     pipe = minip2p.load(folder)
     for prompt in prompts:
         assert len(pipe.tokenizer.encode(prompt)) == len(prompt.split()), "one token a word"
     wanted = reference(peaked, folder, prompts, published(prompts, **rule))
     differences = [relative(a, b) for a, b in zip(ours(pipe, prompts, *control), wanted, strict=True)]
-    plain = reference(peaked, folder, prompts, published(prompts))
+    plain = uncontrolled(prompts)
     shows = relative(wanted[1], plain[1])
     print(f"{name}: relative differences {differences[0]:.1e}, {differences[1]:.1e}; the control changes {shows:.2f}")
     assert max(differences) < 1e-4
     assert shows > 0.02 and torch.equal(wanted[0], plain[0])
 
 
+@pytest.mark.slow
 def test_the_mask_of_a_word_is_the_published_one(peaked, folder):
-    """From all maps of 16 x 32 of 12 steps, where only the last is blended: there both ways of blending are one.
+    """From all maps of 16 x 32 of all steps, where only the last is blended: there both ways of blending are one.
 
     (Theirs resets the latents under a mask that shrinks, ours lets them fade; so with more steps they differ a little.)
     """

@@ -11,13 +11,25 @@ import torch
 from torch.testing import assert_close
 
 from minip2p.diffusion import (
-    Cond, Denoiser, Noise, Schedule, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, guided, heun, three_way,
-)  # fmt: skip
+    BetaSchedule,
+    Cond,
+    Denoiser,
+    FlowSchedule,
+    Noise,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    euler_ancestral,
+    guided,
+    heun,
+    three_way,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
-SCHEDULE = Schedule()
+SCHEDULE = BetaSchedule()
 SHAPE = (2, 4, 6, 6)
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SINGLE = {"rtol": 1e-5, "atol": 1e-5}  # where diffusers steps in float32 whatever it is given
@@ -32,8 +44,8 @@ def network(x, t, text=None, control=()):
     """A fixed smooth function of (x, t, text) with random weights: something between a network and its noise."""
     weight = 0.2 * randn(4, x.shape[1], 3, 3, seed=11).to(x)
     drift = torch.sin(t.to(x) / 200).reshape(-1, 1, 1, 1)
-    told = 0 if text is None else text.mean(dim=(1, 2)).to(x).reshape(-1, 1, 1, 1)
-    return 0.7 * x[:, :4] + torch.tanh(CONV(x, weight, padding=1) + drift + told)
+    shift = 0 if text is None else text.mean(dim=(1, 2)).to(x).reshape(-1, 1, 1, 1)
+    return 0.7 * x[:, :4] + torch.tanh(CONV(x, weight, padding=1) + drift + shift)
 
 
 NETWORKS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -69,7 +81,7 @@ def scale(sigma):
 @pytest.mark.parametrize("ours, theirs", [("scaled_linear",) * 2, ("linear",) * 2, ("cosine", "squaredcos_cap_v2")])
 @pytest.mark.parametrize("steps", [50, 1000])
 def test_tables(ours, theirs, steps):
-    schedule = Schedule(ours, 0.0001, 0.02, steps)
+    schedule = BetaSchedule(ours, 0.0001, 0.02, steps)
     scheduler = diffusers.DDPMScheduler(steps, 0.0001, 0.02, theirs)
     assert_close(schedule.betas.float(), scheduler.betas, rtol=2e-6, atol=1e-8)
     assert_close(schedule.alphas_cumprod.float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-7)
@@ -262,8 +274,7 @@ def test_the_authors_sampler_seed_for_seed(n, s_t, s_i):
     image = randn(*SHAPE, seed=2).float()
     sigmas, noise = SCHEDULE.sigmas_for(n), Noise([42, 43], SHAPE[1:])
     field = guided(Denoiser(network, SCHEDULE), three_way(s_t, s_i, text, null, image))
-    for step in euler_ancestral(field, noise.start(sigmas[0]), sigmas, noise=noise):
-        pass
+    *_, step = euler_ancestral(field, noise.start(sigmas[0]), sigmas, noise=noise)
     state = torch.random.get_rng_state()
     theirs = [kd_edit(42 + i, n, s_t, s_i, text[i : i + 1], null, image[i : i + 1]) for i in range(2)]
     torch.random.set_rng_state(state)
@@ -290,3 +301,54 @@ def test_compvis_ddim(n, eta):
             x = x + deviation * noise()
     latents = ours(ddim, z, sigmas, noise=draws(), eta=eta)
     assert_close(latents[-1] * scale(sigmas[-1]), x, **CLOSE)
+
+
+# ------------------------------------------------------------------------------------------------------------- flow
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("n", [1, 2, 7, 28])
+def test_flow_matching(shift, n):
+    """Their x is (1 - t) z0 + t noise = z / (1 + sigma), and their "sigma" is t."""
+    schedule = FlowSchedule(shift=shift)
+    sigmas = schedule.sigmas_for(n)
+    t = sigmas / (1 + sigmas)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=t[:-1].tolist())
+    assert_close(scheduler.sigmas.double(), t, **SINGLE)
+    noise = randn(*SHAPE)
+    x, latents = t[0] * noise, [sigmas[0] * noise]
+    field = guided(Denoiser(network, schedule, "flow"), [(1.0, Cond(torch.zeros(1, 1, 1).double()))])
+    latents = [step.z for step in euler(field, sigmas[0] * noise, sigmas)]
+    for time, after, z in zip(scheduler.timesteps, sigmas[1:], latents, strict=True):
+        x = scheduler.step(network(x.double(), time.double()), time, x, return_dict=False)[0]
+        assert_close(z / (1 + after), x.double(), **SINGLE)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("n", [10, 28])
+def test_flow_matching_from_their_own_start(shift, n):
+    """They start at t = 1, pure noise, we one training time of 1000 below: the samples differ by about as little."""
+    schedule = FlowSchedule(shift=shift)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(n)
+    sigmas = schedule.sigmas_for(n)
+    assert_close((sigmas / (1 + sigmas))[0], scheduler.sigmas[0].double(), rtol=0, atol=1.001e-3)
+    x = noise = randn(*SHAPE)
+    for time in scheduler.timesteps:
+        x = scheduler.step(network(x.double(), time.double()), time, x, return_dict=False)[0]
+    field = guided(Denoiser(network, schedule, "flow"), [(1.0, Cond(torch.zeros(1, 1, 1).double()))])
+    *_, last = euler(field, sigmas[0] * noise, sigmas)
+    assert_close(last.z, x.double(), rtol=0, atol=2e-2)
+
+
+def test_the_flow_loss():
+    """The loss of diffusers' training scripts: model(scale_noise(z0, t, noise), 1000 t) against noise - z0."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    z0, noise, text = randn(*SHAPE), randn(*SHAPE, seed=1), torch.zeros(1, 1, 1).double()
+    times = scheduler.timesteps[[120, 700]]
+    noisy = scheduler.scale_noise(z0, times, noise)
+    theirs = (network(noisy, times.double()) - (noise - z0)).square().mean(dim=(1, 2, 3))
+    sigma = times.double() / (1000 - times.double())
+    ours = Denoiser(network, FlowSchedule(), "flow").loss(z0, noise, sigma, Cond(text))
+    assert_close(ours, theirs, **SINGLE)

@@ -29,7 +29,7 @@ TEXTS_0 = [
     "a very long tale of a red fox in the snow " * 20,
     "CAFÉ  &amp; 猫 👩\u200d🚀!!! <|endoftext|> what comes after the end",
 ]
-TEXTS_1 = ["a painting of a cat", "a dog", "a very long tale of a blue fox in the snow " * 20, "naïve\n\ttabs; 12½ %"]
+TEXTS_1 = ["a generating of a cat", "a dog", "a very long tale of a blue fox in the snow " * 20, "naïve\n\ttabs; 12½ %"]
 
 
 def pictures(seed: int) -> torch.Tensor:
@@ -46,11 +46,15 @@ def theirs(shape: str, activation: str = "quick_gelu", published: bool = True) -
     patch, size, widths, heads, layers, projection = SHAPES[shape]
     towers = [
         dict(
-            hidden_size=widths[i], num_attention_heads=heads[i], num_hidden_layers=layers[i],
-            intermediate_size=3 * widths[i], hidden_act=activation, projection_dim=projection,
+            hidden_size=widths[i],
+            num_attention_heads=heads[i],
+            num_hidden_layers=layers[i],
+            intermediate_size=3 * widths[i],
+            hidden_act=activation,
+            projection_dim=projection,
         )
         for i in (0, 1)
-    ]  # fmt: skip
+    ]
     text = dict(vocab_size=49408, eos_token_id=2 if published else 49407, bos_token_id=0, pad_token_id=1)
     vision = dict(patch_size=patch, image_size=size)
     config = CLIPConfig(text_config=towers[1] | text, vision_config=towers[0] | vision, projection_dim=projection)
@@ -92,13 +96,16 @@ def worst(ours, wanted) -> float:
     return max((a - b).abs().max().item() for a, b in zip(ours, wanted, strict=True))
 
 
-@pytest.mark.parametrize("shape, activation, published, one_file", [
-    ("B/32", "quick_gelu", True, False),
-    ("B/16", "quick_gelu", True, True),
-    ("L/14", "quick_gelu", True, False),
-    ("L/14", "gelu", False, True),
-    ("L/14@336", "quick_gelu", False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, activation, published, one_file",
+    [
+        ("B/32", "quick_gelu", True, False),
+        ("B/16", "quick_gelu", True, True),
+        ("L/14", "quick_gelu", True, False),
+        ("L/14", "gelu", False, True),
+        ("L/14@336", "quick_gelu", False, False),
+    ],
+)
 def test_similarities_of_published_folders(shape, activation, published, one_file, tmp_path):
     """Batches of pictures that are not square, with long and odd captions."""
     model = theirs(shape, activation, published)

@@ -15,21 +15,30 @@ from torch import Tensor
 
 from minip2p.checkpoints.tables import links, pull, unet_rows
 from minip2p.config import override
-from minip2p.data.scenes import render, sample_edit
-from minip2p.training.loop import run
-from minip2p.training.presets import PRESETS
-from minip2p.training.recipe import make_stage, settled
+from minip2p.tinyworld.scenes import render, sample_edit
+from minip2p.training.loop import train
+from minip2p.training.presets import SD15
+from minip2p.training.stages import make_editor, resolve_editor
 
 from .oracles import oracle, write_folder
 
 STEPS, BATCH, RATE, DECAY, CLIP = 5, 5, 1e-4, 0.01, 1.0
 BANDS = {"loss_low": (0, 0.5), "loss_mid": (0.5, 5), "loss_high": (5, 100)}
 WORDS = (
-    "size=32", "resize=32,36", "dropout=0.15", f"train.steps={STEPS}", f"train.batch_size={BATCH}", "train.workers=0",
-    "train.log_every=1", "train.save_every=1", f"train.keep={STEPS}", "train.preview_every=1000", "train.seed=3",
+    "size=32",
+    "resize=32,36",
+    "dropout=0.15",
+    f"train.steps={STEPS}",
+    f"train.batch_size={BATCH}",
+    "train.workers=0",
+    "train.log_every=1",
+    "train.save_every=1",
+    f"train.keep={STEPS}",
+    "train.preview_every=1000",
+    "train.seed=3",
     "held_out=0",
-)  # fmt: skip
-"""the rest is the paper's; dropout is more frequent, so that five pictures see every kind of it"""
+)
+"""otherwise the paper's; dropout is more frequent, so that a few images see every kind of it"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,12 @@ class Case:
             target = self.vae.encode(batch.pixels[:, 1]).latent_dist
             text = self.text(tokens).last_hidden_state
         z0 = 0.18215 * (target.mean + target.std * batch.posterior)
-        alpha, rest = (x.float()[:, None, None, None] for x in shares_of(batch.sigma))
-        z = alpha * z0 + rest * batch.noise
+        alpha, beta = (x.float()[:, None, None, None] for x in alpha_beta(batch.sigma))
+        z = alpha * z0 + beta * batch.noise
         shown = torch.where(batch.keep[:, None, None, None], image, torch.zeros_like(image))
-        said = unet(torch.cat([z, shown], 1), time_of(batch.sigma).float(), encoder_hidden_states=text).sample
-        wanted = alpha * batch.noise - rest * z0 if self.v else batch.noise
-        return (said - wanted).square().flatten(1).mean(1)
+        prediction = unet(torch.cat([z, shown], 1), time_of(batch.sigma).float(), encoder_hidden_states=text).sample
+        wanted = alpha * batch.noise - beta * z0 if self.v else batch.noise
+        return (prediction - wanted).square().flatten(1).mean(1)
 
 
 def levels() -> Tensor:
@@ -63,8 +72,8 @@ def levels() -> Tensor:
     return (1 / kept - 1).sqrt()
 
 
-def shares_of(sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of the latent and of the noise there is at a level: sqrt(alpha_bar), sqrt(1 - alpha_bar)."""
+def alpha_beta(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of latent and noise at a noise level: sqrt(alpha_bar), sqrt(1 - alpha_bar)."""
     kept = 1 / (1 + sigma.double() ** 2)
     return kept.sqrt(), (1 - kept).sqrt()
 
@@ -88,7 +97,7 @@ def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 def case(request, tmp_path_factory) -> Case:
     """ "editor": 8 inputs, noise predicted, a batch at once; "sd2": 4 inputs to be widened, v, a batch in 2 + 2 + 1.
 
-    With 8 groups to a norm: where a group is one channel, it undoes what is added before it, whose gradient is then zero.
+    Norms have 8 groups: a group of one channel would cancel what is added before it, with a gradient of zero.
     """
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     nets = oracle(name)
@@ -98,11 +107,11 @@ def case(request, tmp_path_factory) -> Case:
     edits = [sample_edit(rng) for _ in range(30)]
     write_pairs(folder / "pairs", edits, lambda scene: render(scene, 48).crop((0, 3, 48, 43)), "jpg")  # wider than high
     parts = {"editor": (), "sd2": ("train.micro_batch=2",)}[name]
-    config = replace(PRESETS["editor"]["sd15"], data=(str(folder / "pairs"),))
-    config = override(settled("editor", config, [model]), *WORDS, *parts)
+    config = replace(SD15, data=(str(folder / "pairs"),))
+    config = override(resolve_editor(config, [model]), *WORDS, *parts)
 
     def make(*words: str):
-        return make_stage("editor", override(config, *words), folder / "out", [model])
+        return make_editor(override(config, *words), folder / "out", [model], torch.device("cpu"))
 
     unet = nets.unet if name == "editor" else widened(nets.unet)
     return Case(make, unet, nets.vae, nets.text_encoder, name == "sd2")
@@ -113,7 +122,7 @@ def trained(case, tmp_path_factory):
     """Our loop's five steps: the weights before, the folder it leaves, the stage."""
     stage, out = case.make(), tmp_path_factory.mktemp("run")
     before = {name: x.detach().clone() for name, x in stage.module["unet"].state_dict().items()}
-    list(run(stage, out))
+    list(train(stage, out))
     return before, out, stage
 
 
@@ -133,12 +142,12 @@ def error(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 def test_loss_and_gradients_are_those_of_the_step_by_hand(case):
     stage, unet = case.make(), copy.deepcopy(case.unet)
     assert stage.pipe.config.unet.in_channels == 8 and stage.pipe.denoiser.predict == ("v" if case.v else "eps")
-    batch = stage.batch(1)
-    told, figures = stage.loss(stage.module, batch)
-    told.backward()
+    batch = stage.data.batch(1)
+    loss, figures = stage.loss(stage.module, batch)
+    loss.backward()
     wanted = case.losses(unet, batch, stage.pipe.tokenizer(batch.texts))
     wanted.mean().backward()
-    assert abs(told.item() / wanted.mean().item() - 1) < 1e-5
+    assert abs(loss.item() / wanted.mean().item() - 1) < 1e-5
     for name, (low, high) in BANDS.items():
         within = [i for i, sigma in enumerate(batch.sigma.tolist()) if low <= sigma < high]
         total, count = figures[name].tolist()
@@ -153,7 +162,7 @@ def test_weights_after_five_steps_are_those_of_the_steps_by_hand(case, trained):
     unet, seen, log = copy.deepcopy(case.unet).train(), set(), []
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=DECAY)
     for step in range(STEPS):
-        batch = stage.batch(step)
+        batch = stage.data.batch(step)
         seen |= {(text == "", bool(keep)) for text, keep in zip(batch.texts, batch.keep, strict=True)}
         optimizer.zero_grad()
         loss = case.losses(unet, batch, stage.pipe.tokenizer(batch.texts)).mean()
@@ -164,8 +173,8 @@ def test_weights_after_five_steps_are_those_of_the_steps_by_hand(case, trained):
     assert len(seen) == 4, "text, image, both and nothing were dropped"
     assert max(norm for _, norm in log) > CLIP
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    for (loss, norm), told in zip(log, [line for line in lines if "loss" in line], strict=True):
-        assert told["loss"] == pytest.approx(loss, rel=1e-4) and told["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for (loss, norm), line in zip(log, [line for line in lines if "loss" in line], strict=True):
+        assert line["loss"] == pytest.approx(loss, rel=1e-4) and line["grad_norm"] == pytest.approx(norm, rel=1e-4)
     mine, theirs = stage.module["unet"].state_dict(), ours_of(stage, unet.state_dict())
     assert error(mine, theirs) < 1e-4
     moved = [{name: x[name] - before[name] for name in before} for x in (mine, theirs)]
@@ -182,12 +191,12 @@ def test_the_average_follows_the_papers_decay_over_the_loops_own_steps(trained):
         assert state["updates"] == n and error({k: x.double() for k, x in state["ema"].items()}, average) < 1e-6
 
 
-def test_times_are_uniform_and_dropout_has_the_papers_shares(case):
+def test_times_are_uniform_and_dropout_is_the_papers(case):
     n, stage = 1200, case.make("dropout=0.05")
-    batch = stage.batch(0, range(n))
+    batch = stage.data.batch(0, range(n))
     t = time_of(batch.sigma).sort().values / 999
     even = torch.arange(n) / n
     assert max((t - even).max(), (even + 1 / n - t).max()) < 1.63 / n**0.5, "Kolmogorov and Smirnov's, at 1 %"
     text, image = torch.tensor([each == "" for each in batch.texts]), ~batch.keep
-    for name, share in {"text": text & ~image, "both": text & image, "image": image & ~text}.items():
-        assert abs(share.double().mean() - 0.05) < 3 * (0.05 * 0.95 / n) ** 0.5, name
+    for name, dropped in {"text": text & ~image, "both": text & image, "image": image & ~text}.items():
+        assert abs(dropped.double().mean() - 0.05) < 3 * (0.05 * 0.95 / n) ** 0.5, name

@@ -1,0 +1,1 @@
+"""The tiny world's verbs: `minip2p tiny scene | evaluate | make-data | rebuild`."""

@@ -1,0 +1,44 @@
+"""`minip2p tiny rebuild`: train the shipped weights from nothing."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .. import files
+from ..arguments import Device, Threads, limit_threads, optional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train all shipped weights from nothing. To resume a stopped run, repeat the command.
+
+    Also trains an editor as the paper does, on pairs that the other models generate, and evaluates both editors.
+    """
+
+    output: Annotated[str | None, optional("DIR", "(default: weights/tiny)")] = None
+    """folder for the weights; with it, runs go to DIR/runs, otherwise to runs/tiny"""
+    device: Device = "auto"
+    threads: Threads = None
+
+
+def run(options: Options) -> None:
+    """Train, then evaluate."""
+    out = Path(options.output or "weights/tiny")
+    files.check_writable(out / "editor.safetensors")
+    from ... import load
+    from ...loading import place
+    from ...tinyworld.evaluation.edits import evaluate_editor, table
+    from ...tinyworld.recipe import FROM_PAIRS, rebuild
+    from ...training.progress import show_progress
+    from ...training.stops import Stopped
+
+    device, _ = place(options.device, "float32")
+    limit_threads(threads=options.threads)
+    try:
+        models = rebuild(out, out / "runs" if options.output else Path("runs/tiny"), show_progress, device)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
+    for path in (out / "editor.safetensors", models[FROM_PAIRS]):
+        print(f"{path}:\n{table(evaluate_editor(load(path)))}")

@@ -1,0 +1,169 @@
+"""The paper's CLIP filter (section 3.1.2): it chooses pairs of a training set by the scores that were stored with them.
+
+    filtered = run("pairs", Thresholds(image=0.7))      # writes pairs/seeds.json and pairs/filter.json
+    print(table(filtered))
+
+A sample is kept if it passes all rules, has images (is a candidate), and is among the best `most` of its prompt by
+direction. No image is opened, made or deleted, so other thresholds can be tried at any time.
+"""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.pair_files import done_units, read_unit
+from ..evaluation.metrics import KEYS, PAPER, RULES, Thresholds
+from ..files import write_file, write_json
+
+Score = Mapping[str, Any]
+"""of a sample, as in scores.jsonl: sample, seed, candidate, and the authors' keys of the similarities"""
+QUANTILES = (0.1, 0.5, 0.9)
+TYPES = {"sample": int, "seed": int, "candidate": bool} | dict.fromkeys(KEYS.values(), (int, float))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filtered:
+    """What a filter kept, and which rules the other samples failed. Counts are of samples unless stated otherwise."""
+
+    thresholds: Thresholds
+    keep: int | None
+    """of a prompt, at most; None: all that pass"""
+    samples: int
+    fell: dict[str, int]
+    """failed this rule, and perhaps others"""
+    alone: dict[str, int]
+    """failed this rule and no other"""
+    passed: int
+    lost: int
+    """passed and among the best `keep` of their prompt, but without images because they were no candidates when they
+    were made; worse samples take their places, if there are any"""
+    over: int
+    """passed, but enough samples of their prompt are better"""
+    kept: int
+    prompts: int
+    prompts_kept: int
+    """prompts of which at least one sample is kept"""
+    seeds: dict[str, list[int]]
+    """unit -> seeds of the kept samples, the best direction first"""
+    quantiles: dict[str, list[float]]
+    """rule -> QUANTILES of the similarity over all samples, to choose thresholds by"""
+
+
+def filter_units(
+    units: Iterable[tuple[str, Sequence[Score]]], thresholds: Thresholds = PAPER, most: int | None = 4
+) -> Filtered:
+    """Filter the (name, scores) of units, in the order of their names. Similarities and what is kept stay in memory.
+
+    most: pairs of a prompt, at most; None: all that pass. Raises ValueError that names unit and line of a bad score.
+    """
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise ValueError(f"keep {most!r}: expected a number of pairs of a prompt, at least 1")
+    count = Counter(samples=0, passed=0, lost=0, kept=0, prompts=0, prompts_kept=0)
+    fell, alone = dict.fromkeys(RULES, 0), dict.fromkeys(RULES, 0)
+    values: dict[str, array] = {rule: array("f") for rule in RULES}
+    seeds: dict[str, list[int]] = {}
+    for _, group in groupby(units, key=lambda unit: unit[0].partition(".")[0]):  # 0000012.025-049 is a part of 0000012
+        samples = [(unit, score) for unit, scores in group for score in check(unit, scores)]
+        passed = []
+        for sample in samples:
+            rules = thresholds.refuses(sample[1])
+            passed += [] if rules else [sample]
+            for rule in rules:
+                fell[rule] += 1
+                alone[rule] += len(rules) == 1
+        passed.sort(key=lambda sample: (-sample[1][KEYS["direction"]], sample[1]["sample"]))
+        kept = [(unit, score) for unit, score in passed if score["candidate"]][:most]
+        for unit in sorted({unit for unit, _ in kept}):
+            seeds[unit] = [score["seed"] for name, score in kept if name == unit]
+        for rule in RULES:
+            values[rule].extend(score[KEYS[rule]] for _, score in samples)
+        lost = sum(not score["candidate"] for _, score in passed[:most])
+        count.update(samples=len(samples), passed=len(passed), lost=lost, kept=len(kept))
+        count.update(prompts=1, prompts_kept=bool(kept))
+    quantiles = {rule: np.quantile(each or [0.0], QUANTILES).tolist() for rule, each in values.items()}
+    over = count["passed"] - count["lost"] - count["kept"]
+    return Filtered(
+        thresholds=thresholds, keep=most, fell=fell, alone=alone, over=over, seeds=seeds, quantiles=quantiles, **count
+    )
+
+
+def run(
+    folder: str | Path,
+    thresholds: Thresholds = PAPER,
+    most: int | None = 4,
+    on_unit: Callable[[int, int], None] = lambda done, total: None,
+) -> Filtered:
+    """Filter all finished units of a folder, and write its seeds.json and filter.json.
+
+    on_unit(units read, all units) is called after each unit. The same units and thresholds give the same bytes. Raises
+    ValueError if there are no units or a score is broken; then nothing is written.
+    """
+    folder, names = Path(folder), done_units(folder)
+    if not names:
+        raise ValueError(f"{folder}: no finished unit is in it; expected a folder that minip2p pairs wrote")
+
+    def read() -> Iterator[tuple[str, list[dict]]]:
+        for i, name in enumerate(names, 1):
+            yield name, read_unit(folder, name)[1]
+            on_unit(i, len(names))
+
+    try:
+        result = filter_units(read(), thresholds, most)
+    except ValueError as error:
+        raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
+    write_file(folder / "seeds.json", seeds_bytes(result.seeds))
+    write_json(folder / "filter.json", record(result))
+    return result
+
+
+def seeds_bytes(seeds: Mapping[str, Sequence[int]]) -> bytes:
+    """The authors' seeds.json, [[unit, [seed, ...]], ...], with a unit per line."""
+    return ("[" + ",\n".join(json.dumps([unit, list(each)]) for unit, each in seeds.items()) + "]\n").encode()
+
+
+def record(result: Filtered) -> dict:
+    """The content of filter.json: thresholds, counts, and the hash of seeds.json."""
+    values = {name: value for name, value in asdict(result).items() if name not in ("seeds", "quantiles")}
+    return values | {"seeds_sha256": hashlib.sha256(seeds_bytes(result.seeds)).hexdigest()}
+
+
+def table(result: Filtered) -> str:
+    """How many samples failed which rule, how the similarities are distributed, and how many are kept; Markdown."""
+
+    def line(*cells) -> str:
+        return f"| {' | '.join(map(str, cells))} |"
+
+    def part(n: int) -> str:
+        return f"{n} ({n / max(result.samples, 1):.1%})"
+
+    rules = [line("rule", "failed", "failed no other", *(f"{q:.0%} are below" for q in QUANTILES)), "|---" * 6 + "|"]
+    for rule, limit in RULES.items():
+        least = f"{rule.replace('_', ' ')} >= {getattr(result.thresholds, limit):g}"
+        quantiles = [f"{value:.3f}" for value in result.quantiles[rule]]
+        rules.append(line(least, part(result.fell[rule]), part(result.alone[rule]), *quantiles))
+    rows = {"all": result.samples, "passed all rules": result.passed}
+    if result.keep is not None:
+        rows[f"passed, but {result.keep} of their prompt are better"] = result.over
+    rows |= {"lost: would be kept, but have no images": result.lost, "kept": result.kept}
+    of_all = [line("samples", "number"), "|---|---|", *(line(name, part(n)) for name, n in rows.items())]
+    prompts = f"{result.prompts_kept} of {result.prompts} prompts have at least one kept pair."
+    return "\n".join([*rules, "", *of_all, "", prompts])
+
+
+def check(unit: str, scores: Sequence[Score]) -> Sequence[Score]:
+    """The scores. Raises ValueError that names the unit and the line of one that lacks a value."""
+    for number, score in enumerate(scores, 1):
+        for key, kind in TYPES.items():
+            value = score.get(key) if isinstance(score, dict) else None
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or value != value:
+                found = json.dumps(score)[:80]
+                raise ValueError(f"unit {unit}, line {number} of its scores: expected {key!r}, a number, in {found}")
+    return scores

@@ -1,0 +1,172 @@
+"""From captions to instructions and edited captions, by a language model (section 3.1.1 of the paper).
+
+A unit is a block of captions. It is a pure function of the language model, the settings and its captions: the seed of
+an attempt is a hash of (run seed, caption, attempt), and a block is always cut into the same batches. This module
+makes blocks, `instruction_files.py` writes them. Without any file:
+
+    for result in instructions(minip2p.load_language_model(), ["a red cat in a meadow"], Settings(seed=1)):
+        print(result.lines, result.reasons)
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import sha256
+from numbers import Real
+from typing import Any
+
+from ..data.captions import STOP, Refused, bare, distinct, parse_completion, prompt_text
+from ..pipeline import LanguageModel
+from ..text.generate import Completion, Sampling
+from .units import check_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What determines the instructions, beside the captions and the language model. The defaults are the paper's."""
+
+    temperature: float = 0.7
+    """of the sampling; 0 takes the most likely tokens"""
+    top_p: float = 1.0
+    """sample from the most likely tokens that together have this probability"""
+    frequency_penalty: float = 0.1
+    """penalty of tokens that were sampled before"""
+    max_tokens: int = 256
+    """of a completion; longer ones are rejected"""
+    retries: int = 3
+    """further attempts after a rejected completion"""
+    per_caption: int = 1
+    """different instructions for each caption"""
+    batch_size: int = 16
+    """completions that are sampled together"""
+    block: int = 64
+    """captions in a unit of work; a stopped run loses only the unfinished units"""
+    seed: int = 0
+    """random seed of the run"""
+    refuse: tuple[str, ...] = ()
+    """words and phrases: reject captions, instructions and edited captions that contain one"""
+    threads: int | None = None
+    """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
+
+    def __post_init__(self):
+        least = {"max_tokens": 1, "per_caption": 1, "batch_size": 1, "block": 1, "retries": 0, "seed": 0, "threads": 1}
+        check_whole(self, least)
+        ranges = {"temperature": (0, math.inf), "top_p": (0, 1), "frequency_penalty": (-2, 2)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not low <= value <= high or value == math.inf:
+                raise ValueError(f"{name.replace('_', ' ')} {value!r}: expected a number from {low} to {high}")
+        if self.top_p == 0:
+            raise ValueError("top p 0: expected more than 0; temperature 0 takes the most likely tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionResult:
+    """What came of a caption."""
+
+    input: str
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """input, edit, output; language_model, seed, attempt"""
+    attempts: int = 0
+    """completions that were sampled"""
+    reasons: list[str] = field(default_factory=list)
+    """why each rejected completion was rejected; or, without any attempt, why the caption was"""
+
+
+def attempt_seed(seed: int, caption: str, attempt: int) -> int:
+    """The seed of an attempt, of 53 bits, which every JSON reader keeps."""
+    return int.from_bytes(sha256(json.dumps([seed, caption, attempt]).encode()).digest()[:8], "big") >> 11
+
+
+def instructions(
+    language_model: LanguageModel, captions: Sequence[str], settings: Settings = Settings()
+) -> Iterator[CaptionResult]:
+    """The result of each caption, in their order. A caption that says the same as an earlier one is left out."""
+    for block in blocks(distinct(captions), settings):
+        yield from complete_block(language_model, block, settings)
+
+
+def blocks(captions: Sequence[str], settings: Settings) -> list[Sequence[str]]:
+    """The captions of each unit."""
+    return [captions[at : at + settings.block] for at in range(0, len(captions), settings.block)]
+
+
+def complete_block(language_model: LanguageModel, captions: Sequence[str], settings: Settings) -> list[CaptionResult]:
+    """The result of each caption: all get a completion, then those again whose completion was rejected."""
+    results = [CaptionResult(input=text, reasons=_unfit(language_model, text, settings)) for text in captions]
+    wanted = [0 if each.reasons else settings.per_caption for each in results]
+    for _ in range(1 + settings.retries):
+        attempts = [
+            (i, attempt, attempt_seed(settings.seed, each.input, attempt))
+            for i, each in enumerate(results)
+            for attempt in range(each.attempts, each.attempts + wanted[i] - len(each.lines))
+        ]
+        completions = _complete(language_model, [(results[i].input, seed) for i, _, seed in attempts], settings)
+        for (i, attempt, seed), completion in zip(attempts, completions, strict=True):
+            origin = {"language_model": language_model.fingerprint, "seed": seed, "attempt": attempt}
+            results[i] = _add(results[i], completion, settings, origin)
+    return results
+
+
+def _complete(language_model: LanguageModel, requests: list[tuple[str, int]], settings: Settings) -> list[Completion]:
+    """The completion of each (caption, seed)."""
+    room = language_model.config.max_length - longest_prompt(language_model, settings)
+    sampling = Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        frequency_penalty=settings.frequency_penalty,
+        max_tokens=max(1, min(settings.max_tokens, room)),
+        stop=(STOP,),
+    )
+    prompts, seeds = [prompt_text(caption) for caption, _ in requests], [seed for _, seed in requests]
+    found = dict(language_model.completions(prompts, sampling, seeds=seeds, batch_size=settings.batch_size))
+    return [found[i] for i in range(len(requests))]
+
+
+def _add(result: CaptionResult, completion: Completion, settings: Settings, origin: dict[str, Any]) -> CaptionResult:
+    """The result with one more completion: a line, or the reason why it was rejected."""
+    attempts = result.attempts + 1
+    try:
+        edit, output = parse_completion(result.input, completion.text)
+        if completion.reason == "length":  # beyond the paper's rules: its last sentence may be incomplete
+            raise Refused("cut off at the most tokens")
+        if word := forbidden(edit, settings) or forbidden(output, settings):
+            raise Refused(f'"{word}" is a word to refuse')
+        if bare(edit) in (bare(line["edit"]) for line in result.lines):
+            raise Refused("the same instruction again")
+    except Refused as refused:
+        return replace(result, attempts=attempts, reasons=[*result.reasons, str(refused)])
+    line = {"input": result.input, "edit": edit, "output": output, **origin}
+    return replace(result, attempts=attempts, lines=[*result.lines, line])
+
+
+def _unfit(language_model: LanguageModel, caption: str, settings: Settings) -> list[str]:
+    """Why a caption is not worth an attempt, if it is not."""
+    if len(caption.strip().splitlines()) != 1:
+        return ["a caption that is not one line"]
+    if word := forbidden(caption, settings):
+        return [f'"{word}" is a word to refuse']
+    longest = longest_prompt(language_model, settings)
+    if language_model.tokens(prompt_text(caption)) > longest:
+        return [f"too long: the language model answers captions of {longest} tokens at most"]
+    return []
+
+
+def longest_prompt(language_model: LanguageModel, settings: Settings) -> int:
+    """The tokens of the longest prompt that leaves room for a completion, which repeats the whole caption."""
+    return min(settings.max_tokens, language_model.config.max_length // 2)
+
+
+def forbidden(text: str, settings: Settings) -> str | None:
+    """The first of the refused words and phrases in the text: as whole words, in upper or lower case."""
+    found = settings.refuse and _pattern(settings.refuse).search(text)
+    return " ".join(found[0].lower().split()) if found else None
+
+
+@lru_cache(maxsize=4)
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    each = (r"\s+".join(map(re.escape, word.split())) for word in sorted(words, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(each)})(?!\w)", re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Rendering of scenes: backdrops, things, light, weather, media."""

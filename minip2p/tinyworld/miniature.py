@@ -1,0 +1,233 @@
+"""The paper's data generation in miniature (section 3.1), in the tiny world, where its result can be checked:
+
+    captions -> a language model's instructions -> Prompt-to-Prompt pairs -> the CLIP filter -> a training set
+
+The report says what could not be measured for the paper: how often a pair shows exactly the instructed change, with and
+without Prompt-to-Prompt, with and without the filter. A stopped run continues where it was.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..data.captions import distinct
+from ..data.pair_files import read_image, read_scores
+from ..datagen import clip_filter, instruction_files, instructions, pairs
+from ..datagen.units import check_whole
+from ..evaluation.metrics import Thresholds
+from ..files import write_file
+from ..models.clip import CLIP
+from ..pipeline import LanguageModel, Pipeline
+from .classifier import AttributeClassifier
+from .evaluation.attributes import WHOLE, predict
+from .evaluation.layout import locate, shows_edit
+from .grammar import change, mismatch, parse_caption
+from .scenes import Attributes, loose_captions, sample_scene
+
+WAYS = {
+    "Prompt-to-Prompt": {},
+    "one noise, nothing shared": {"share": 0.0},
+    "two noises": {"share": 0.0, "independent_noise": True},
+}
+"""what the two images of a pair have in common -> the settings that differ"""
+COMPARED_SAMPLES = 2
+"""pairs generated in each way from each compared instruction"""
+INSPECTED = 400
+"""pairs of the training set that the report inspects, at most"""
+Show = Callable[[str, int, int], None]
+"""progress: (what is done, how much of it, out of how much)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What determines the training set, besides the models."""
+
+    captions: int = 2000
+    """number of captions"""
+    samples: int = 4
+    """pairs generated from each instruction"""
+    steps: int = 20
+    """steps of the text-to-image model's sampler"""
+    compared: int = 100
+    """instructions from which the report also generates pairs without Prompt-to-Prompt"""
+    seed: int = 0
+    """random seed"""
+    threads: int | None = None
+    """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
+    thresholds: Thresholds = Thresholds(image=0.5, caption=0.85, direction=0.8)
+    """for the tiny CLIP, whose cosines differ from those of OpenAI's, for which the paper's thresholds are"""
+
+    def __post_init__(self):
+        check_whole(self, {"captions": 1, "samples": 1, "steps": 1, "compared": 0, "seed": 0, "threads": 1})
+
+    @property
+    def instruction_settings(self) -> instructions.Settings:
+        return instructions.Settings(max_tokens=128, temperature=0.5, seed=self.seed, threads=self.threads)
+
+    @property
+    def pair_settings(self) -> pairs.Settings:
+        return pairs.Settings(
+            samples=self.samples,
+            batch_pairs=4,
+            steps=self.steps,
+            share=(0.1, 0.5),
+            scale=(2.0, 4.0),
+            most=4,
+            thresholds=self.thresholds,
+            seed=self.seed,
+            threads=self.threads,
+        )
+
+
+RECIPE = Recipe()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The networks that generate, filter and check."""
+
+    language_model: LanguageModel
+    text2image: Pipeline
+    clip: CLIP
+    classifier: AttributeClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectedPair:
+    """A pair, and what it shows."""
+
+    prompt: dict
+    kept: bool
+    """whether it passes the filter"""
+    kind: str | None
+    """of the change between the captions; None if there is no single change"""
+    attributes: bool
+    """whether the predicted attributes change as the captions do"""
+    exact: bool
+    """whether the second image shows exactly the instructed change: places, sizes and weather included"""
+    images: tuple[Image.Image, Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of a recipe."""
+
+    recipe: Recipe
+    instructions: instruction_files.Summary
+    inconsistent: dict[str, int]
+    """reason (of `grammar.REASONS`) -> number of instructions that are inconsistent with their captions"""
+    filtered: clip_filter.Filtered
+    ways: dict[str, list[InspectedPair]]
+    """key of WAYS -> all pairs generated that way, kept or not"""
+    kept: list[InspectedPair]
+    """a part of the training set"""
+
+
+def sample_captions(n: int, seed: int) -> list[str]:
+    """n different captions; some mention sizes, places or weather."""
+    rng, captions = np.random.default_rng([seed, n, 4]), []
+    while len(captions) < n:
+        more = [loose_captions(sample_scene(rng), rng=rng, details=None)[0] for _ in range(n - len(captions))]
+        captions = distinct([*captions, *more])
+    return captions
+
+
+def make(recipe: Recipe, out: Path, models: Models, *, show: Show = lambda *_: None) -> Report:
+    """Generate the training set in `out`/pairs, or what is missing of it, and inspect it.
+
+    ValueError if `out` holds the files of another recipe.
+    """
+    summary = instruction_files.write(
+        models.language_model,
+        _captions(recipe, out),
+        out / "prompts.jsonl",
+        recipe.instruction_settings,
+        show=lambda done, total: show("instructions", done, total),
+    )
+    prompts, settings = pairs.read_prompts(out / "prompts.jsonl"), recipe.pair_settings
+    _generate(models, prompts, settings, out / "pairs", "pairs", show)
+    filtered = clip_filter.run(out / "pairs", settings.thresholds, settings.most)
+    take_all = {"most": COMPARED_SAMPLES, "thresholds": Thresholds(image=-1.0, caption=-1.0, direction=-1.0)}
+    ways = {}
+    for way, changes in WAYS.items():
+        folder = out / "compared" / way.replace(" ", "-").replace(",", "").lower()
+        compared = replace(settings, samples=COMPARED_SAMPLES, **take_all, **changes)
+        _generate(models, prompts[: recipe.compared], compared, folder, way, show)
+        ways[way] = _inspect(models.classifier, folder, None, settings.thresholds, show)
+    chosen = [(name, seed) for name, seeds in filtered.seeds.items() for seed in seeds]
+    chosen = set(chosen[:: max(1, len(chosen) // INSPECTED)][:INSPECTED])
+    reasons = Counter(mismatch(p["input"], p["edit"], p["output"]) for p in prompts)
+    return Report(
+        recipe=recipe,
+        instructions=summary,
+        inconsistent={reason: n for reason, n in reasons.most_common() if reason},
+        filtered=filtered,
+        ways=ways,
+        kept=_inspect(models.classifier, out / "pairs", chosen, settings.thresholds, show),
+    )
+
+
+def _captions(recipe: Recipe, out: Path) -> list[str]:
+    """The recipe's captions, also written to a file. ValueError if the file has others."""
+    captions, path = sample_captions(recipe.captions, recipe.seed), out / "captions.txt"
+    text = "".join(f"{caption}\n" for caption in captions)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{path} holds the captions of another recipe; choose another --output or the same options")
+    write_file(path, text)
+    return captions
+
+
+def _generate(
+    models: Models, prompts: Sequence[dict], settings: pairs.Settings, folder: Path, what: str, show: Show
+) -> None:
+    run = pairs.make(models.text2image, models.clip, prompts, settings, folder)
+    show(what, run.done, run.total)
+    for done, _ in enumerate(run, run.done + 1):
+        show(what, done, run.total)
+
+
+def _inspect(
+    classifier: AttributeClassifier,
+    folder: Path,
+    chosen: set[tuple[str, int]] | None,
+    thresholds: Thresholds,
+    show: Show,
+) -> list[InspectedPair]:
+    """The chosen (unit, seed)s of a folder; None: all that have images."""
+    rows = [(name, prompt, row) for name, prompt, rows in read_scores(folder) for row in rows if row["candidate"]]
+    rows = [each for each in rows if chosen is None or (each[0], each[2]["seed"]) in chosen]
+    inspected = []
+    for name, prompt, row in rows:
+        files = [io.BytesIO(read_image(folder, name, row["seed"], edited)) for edited in (False, True)]
+        images = tuple(Image.open(file).convert("RGB") for file in files)
+        inspected.append(inspect_pair(classifier, prompt, images, kept=not thresholds.refuses(row)))
+        show("inspecting pairs", len(inspected), len(rows))
+    return inspected
+
+
+def inspect_pair(
+    classifier: AttributeClassifier, prompt: dict, images: tuple[Image.Image, Image.Image], *, kept: bool
+) -> InspectedPair:
+    """What a pair shows. prompt: its captions "input" and "output", and its instruction "edit"."""
+    predicted = predict(classifier, images)
+    before, after = map(locate, images, predicted)
+    exact = shows_edit(before, prompt["edit"], after)
+    try:
+        captions = [parse_caption(prompt[name]) for name in ("input", "output")]
+    except ValueError:
+        kind, attributes = None, False
+    else:
+        kind = change(*captions)
+        attributes = _difference(*predicted) == _difference(*(caption.attributes for caption in captions))
+    return InspectedPair(prompt=prompt, kept=kept, kind=kind, attributes=attributes, exact=exact, images=images)
+
+
+def _difference(before: Attributes, after: Attributes) -> dict:
+    values = {name: (getattr(before, name), getattr(after, name)) for name in WHOLE}
+    changed = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+    return changed | {"removed": before.things - after.things, "added": after.things - before.things}

@@ -1,0 +1,110 @@
+"""The report of the miniature: text and tables, numbers, and a page of examples."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+
+from PIL import Image
+
+from ..data.contact_sheet import CELL, Row, lay_out
+from ..datagen import clip_filter
+from .evaluation.common import markdown
+from .miniature import InspectedPair, Report
+
+
+def to_markdown(report: Report) -> str:
+    """The report as text and tables."""
+    s, f = report.instructions, report.filtered
+    consistent = (s.accepted - sum(report.inconsistent.values())) / max(s.accepted, 1)
+    ways = [
+        [way, word, *_row([pair for pair in some if pair.kept or word == "none"])]
+        for way, some in report.ways.items()
+        for word in ("none", "CLIP")
+    ]
+    kinds = Counter(pair.kind for pair in report.kept).most_common()
+    of_kind = [[kind or "no single change", *_row([p for p in report.kept if p.kind == kind])] for kind, _ in kinds]
+    return f"""# From captions to a training set, in the tiny world
+
+{s.captions} captions gave {s.accepted} instructions ({s.attempts} completions, {s.rate:.1%} accepted).
+{consistent:.1%} of the instructions are consistent with their captions. {f.samples} pairs were generated from them
+with {report.recipe.steps} steps; the filter kept {f.kept} ({f.kept / max(f.samples, 1):.1%}), from {f.prompts_kept} of
+{f.prompts} instructions.
+
+## Why completions were refused, and why instructions are inconsistent
+
+{markdown(["reason", "completions or instructions"], (s.refused | report.inconsistent).items())}
+
+## The filter
+
+{clip_filter.table(f)}
+
+## How often a pair shows exactly the instructed change
+
+By the attribute classifier, for pairs generated in each way from the same instructions. *Attributes*: settings, times,
+media and things change as the captions do. *Exact*: sizes, places and weather are correct too, and nothing else
+changes.
+
+{markdown(["the two images have", "filter", "pairs", "attributes", "exact"], ways)}
+
+{len(report.kept)} pairs of the training set, by kind of change:
+
+{markdown(["change", "pairs", "attributes", "exact"], [*of_kind, ["all", *_row(report.kept)]])}
+"""
+
+
+def _row(inspected: Sequence[InspectedPair]) -> list:
+    n = len(inspected)
+    counts = sum(pair.attributes for pair in inspected), sum(pair.exact for pair in inspected)
+    return [n, *(f"{count / n:.1%}" if n else "-" for count in counts)]
+
+
+def to_json(report: Report) -> str:
+    """The recipe and all numbers."""
+    values = {
+        "recipe": asdict(report.recipe),
+        "instructions": asdict(report.instructions),
+        "inconsistent": report.inconsistent,
+        "filter": clip_filter.record(report.filtered),
+        "pairs": {
+            name: [{key: getattr(pair, key) for key in ("kept", "kind", "attributes", "exact")} for pair in some]
+            for name, some in {**report.ways, "training set": report.kept}.items()
+        },
+    }
+    return json.dumps(values, indent=1) + "\n"
+
+
+def draw(report: Report) -> Image.Image:
+    """Examples on a page: pairs that the filter kept, and pairs that it rejected."""
+    f, across, rows = report.filtered, 3, []
+    rejected = [pair for pair in next(iter(report.ways.values())) if not pair.kept]
+    for label, some in (("kept", _varied(report.kept)[: 5 * across]), ("rejected", _varied(rejected)[: 2 * across])):
+        for i in range(0, len(some), across):
+            batch = some[i : i + across]
+            heads = [f"{pair.prompt['edit']} ({'exact' if pair.exact else 'not exact'})" for pair in batch]
+            rows.append(Row("" if i else label, heads, [_join(pair.images) for pair in batch]))
+    numbers = (
+        f"{report.instructions.captions} captions, {report.instructions.accepted} instructions by the language model, "
+        f"{f.samples} pairs by the text-to-image model, {f.kept} kept by the CLIP filter"
+    )
+    empty = Row("", [], [Image.new("RGB", (CELL, CELL), "white")], "no pairs")
+    return lay_out("From captions to a training set", numbers, rows or [empty])
+
+
+def _join(images: Sequence[Image.Image]) -> Image.Image:
+    """Two images side by side, enlarged so that the instruction has room above them."""
+    factor = max(1, CELL // images[0].width)
+    size, gap = images[0].width * factor, images[0].width * factor // 16
+    joined = Image.new("RGB", (2 * size + gap, size), "white")
+    for i, image in enumerate(images):
+        joined.paste(image.resize((size, size), Image.Resampling.NEAREST), (i * (size + gap), 0))
+    return joined
+
+
+def _varied(inspected: Sequence[InspectedPair]) -> list[InspectedPair]:
+    """One pair of each instruction, alternating between the kinds of change."""
+    by_kind: dict[str | None, list[InspectedPair]] = {}
+    for pair in {pair.prompt["id"]: pair for pair in reversed(inspected)}.values():
+        by_kind.setdefault(pair.kind, []).insert(0, pair)
+    return [pair for turn in zip_longest(*by_kind.values()) for pair in turn if pair is not None]

@@ -1,0 +1,81 @@
+"""The recipe of the shipped weights: every stage in turn, and an editor on pairs that the other models generate."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..data.edits import open_edits
+from ..datagen.precompute import Settings, precompute
+from ..files import replace_file, write_file
+from ..loading import load, load_clip, load_language_model
+from ..training import state
+from ..training.loop import Log
+from ..training.pairs import read_groups
+from ..training.stages import saved_config, start
+from . import miniature, miniature_report
+from .classifier import load_classifier
+from .training.presets import EDITOR_FROM_PAIRS
+from .training.stages import STAGES
+
+STARTS_FROM = {"classifier": ("vae",), "editor": ("vae",), "text2image": ("vae", "clip"), "instructions": ("language",)}
+"""stage -> the earlier stages whose weights it starts from"""
+SHIPPED = ("clip", "classifier", "editor", "text2image", "instructions")
+FROM_PAIRS = "editor-from-pairs"
+"""the editor on generated pairs, which starts from the text-to-image model. It is too large to ship, too"""
+Show = Callable[[Iterator[Log], int, str], None]
+"""(training, steps in all, name): runs a training and shows its progress"""
+
+
+def rebuild(out: Path, runs: Path, show: Show, device: torch.device | str = "cpu") -> dict[str, Path]:
+    """Train every stage; write what is shipped to `out`. If it is stopped, the same call continues.
+
+    runs: the folder of the runs and of the generated pairs. Returns name -> weights of every model.
+    """
+    models = {name: runs / name / "model.safetensors" for name in (*STAGES, FROM_PAIRS)}
+
+    def train(name: str, stage: str, config: Any, *starts_from: str) -> None:
+        spec, folder, init_from = STAGES[stage], runs / name, [models[other] for other in starts_from]
+        config, resume = spec.resolve(config, init_from), state.newest(folder) is not None
+        if resume and saved_config([spec], folder)[1] != config:
+            raise ValueError(f"{folder} was trained with another config; remove it, or give another --output")
+        show(start(spec, config, folder, init_from=init_from, resume=resume, device=device), config.train.steps, name)
+
+    for name, spec in STAGES.items():
+        train(name, name, spec.presets["tiny"], *STARTS_FROM.get(name, ()))
+    out.mkdir(parents=True, exist_ok=True)
+    for name in SHIPPED:
+        replace_file(out / f"{name}.safetensors", lambda path, name=name: shutil.copyfile(models[name], path))
+    pairs = make_pairs(models, runs / "data", device)
+    train(FROM_PAIRS, "editor", replace(EDITOR_FROM_PAIRS, data=(str(pairs),)), "text2image")
+    return models
+
+
+def make_pairs(models: dict[str, Path], out: Path, device: torch.device | str = "cpu") -> Path:
+    """A precomputed training set, made by the models as the paper's was (`miniature`)."""
+    networks = miniature.Models(
+        language_model=load_language_model(models["instructions"], device=device),
+        text2image=load(models["text2image"], device=device),
+        clip=load_clip(models["clip"], device=device),
+        classifier=load_classifier(models["classifier"], device=device),
+    )
+    with tqdm(unit="") as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.n, bar.total = done, total
+            bar.refresh()
+
+        report = miniature.make(miniature.RECIPE, out, networks, show=show)
+    write_file(out / "report.md", miniature_report.to_markdown(report))
+    edits, c = open_edits(out / "pairs"), EDITOR_FROM_PAIRS
+    settings = Settings(size=c.size, resize=c.resize, crops=8, flips=c.flip > 0)
+    vae = load(models["text2image"], device=device, inference=False).vae
+    units = precompute(vae, edits, settings, out / "latents", data=read_groups(edits, skip_broken=False)[1])
+    for _ in tqdm(units, desc="encoding pairs", unit="unit"):
+        pass
+    return out / "latents"

@@ -1,0 +1,1 @@
+"""Training data, configs and presets of the tiny world."""

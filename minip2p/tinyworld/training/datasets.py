@@ -1,0 +1,156 @@
+"""Data of the tiny world, drawn at random: images, captioned images, edits and their latents, texts, triplets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ...checkpoints.files import write_safetensors
+from ...data.captions import Triplet
+from ...models.vae import AutoencoderKL
+from ...training.data import Example
+from ..grammar import sample_requests, sample_triplet, sample_walk
+from ..scenes import Edit, Scene, loose_captions, render, reword, sample_edit, sample_scene
+from .config import SceneTexts
+
+
+def render_batch(scenes: list[Scene], size: int) -> Tensor:
+    """Renderings (b, 3, size, size) in [-1, 1]."""
+    images = np.stack([np.asarray(render(scene, size)) for scene in scenes])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def scene_images(size: int, rng: np.random.Generator, n: int) -> Tensor:
+    """Renderings of n random scenes, for the autoencoder: (n, 3, size, size) in [-1, 1]."""
+    return render_batch([sample_edit(rng).target for _ in range(n)], size)
+
+
+def captioned_scenes(size: int, rng: np.random.Generator, n: int) -> tuple[Tensor, list[str]]:
+    """Both sides of n / 2 random edits, for CLIP: an image's nearest neighbours in a batch differ by one change."""
+    edits = [sample_edit(rng) for _ in range(n // 2)]
+    scenes = [scene for edit in edits for scene in (edit.source, edit.target)]
+    return render_batch(scenes, size) / 2 + 0.5, [scene.caption for scene in scenes]
+
+
+REVERSED = {"add": "remove", "remove": "add"}
+"""kind of an edit from target to source, where it is another"""
+
+
+@dataclass(frozen=True)
+class LatentEdits:
+    """Scenes with several edits each, and the latent of every image.
+
+    mean, std (scenes, 1 + edits, c, y, x) float16, the source first. Each edit is used in both directions.
+    """
+
+    edits: list[list[Edit]]
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return 2 * len(self.edits) * len(self.edits[0])
+
+    def __getitem__(self, i: int) -> tuple[Edit, Tensor]:
+        """Edit i, and (3, c, y, x): its source's mode, its target's mean and standard deviation, not scaled."""
+        i, backwards = divmod(i, 2)
+        row, column = divmod(i, len(self.edits[0]))
+        edit, source, target = self.edits[row][column], 0, 1 + column
+        if backwards:
+            kind = REVERSED.get(edit.kind, edit.kind)
+            edit, source, target = replace(edit, kind=kind, source=edit.target, target=edit.source), target, source
+        return edit, torch.stack([self.mean[row, source], self.mean[row, target], self.std[row, target]]).float()
+
+
+@dataclass(frozen=True)
+class TinyWorldDataset:
+    """Edits with changing words, for a denoiser: instructions for an editor, captions for a text-to-image model.
+
+    Captions may leave sizes, places and weather open, so that images vary; in the first `full_caption_steps` they leave
+    nothing open, so that the model learns to draw first.
+    """
+
+    edits: LatentEdits
+    text: Literal["instruction", "caption"]
+    full_caption_steps: int = 0
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
+        edit, latents = self.edits[i]
+        if self.text == "instruction":
+            text = reword(edit, rng).instruction
+        elif step < self.full_caption_steps:
+            text = edit.target.caption
+        else:
+            text = loose_captions(edit.target, rng=rng, details=None)[0]
+        return Example(text=text, latents=latents)
+
+
+def cached(path: Path, key: list[float], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that `make` returns, read from a file where an earlier call with the same key wrote them.
+
+    key: all that determines them, as numbers; NaN stands for any number.
+    """
+    ours = torch.tensor(key, dtype=torch.float64)
+    if path.exists():
+        found = load_file(path)
+        if ((found["key"] == ours) | ours.isnan()).all():
+            return found
+    made = make()
+    write_safetensors(path, {"key": ours} | made, {})
+    return made
+
+
+def draw_edits(scenes: int, per_scene: int, seed: int) -> list[list[Edit]]:
+    """Random scenes with random edits; row i depends on (seed, i) alone."""
+
+    def row(i: int) -> list[Edit]:
+        rng = np.random.default_rng([seed, i, 1])
+        scene = sample_scene(rng)
+        return [sample_edit(rng, scene) for _ in range(per_scene)]
+
+    return [row(i) for i in tqdm(range(scenes), desc="drawing edits", unit="scene")]
+
+
+@torch.inference_mode()
+def encode_edits(vae: AutoencoderKL, cache: Path, *, scenes: int, per_scene: int, size: int, seed: int) -> LatentEdits:
+    """Draw, render and encode edits; latents are cached in a file."""
+    edits = draw_edits(scenes, per_scene, seed)
+
+    def encode() -> dict[str, Tensor]:
+        device = next(vae.parameters()).device
+        images: list[Scene] = [scene for row in edits for scene in (row[0].source, *(edit.target for edit in row))]
+        means, stds = [], []
+        for i in tqdm(range(0, len(images), 60), desc="encoding edits", unit="batch"):
+            x = render_batch(images[i : i + 60], size).to(device, memory_format=torch.channels_last)
+            posterior = vae.encode(x)
+            means.append(posterior.mean.half().cpu().contiguous())
+            stds.append((0.5 * posterior.logvar).exp().half().cpu().contiguous())
+        mean, std = (torch.cat(t).unflatten(0, (scenes, 1 + per_scene)) for t in (means, stds))
+        return {"mean": mean, "std": std}
+
+    weights = torch.cat([p.detach().flatten()[:64] for p in vae.encoder.parameters()]).double().sum().item()
+    latents = cached(cache, [scenes, per_scene, size, seed, weights], encode)
+    return LatentEdits(edits, latents["mean"], latents["std"])
+
+
+def scene_text(config: SceneTexts, rng: np.random.Generator) -> str:
+    """A text of captions, each one edit after the one before, or of instructions, each with its outcome.
+
+    A language model learns what the words mean from both; that an instruction changes a caption, from triplets alone.
+    """
+    asks = rng.random() < config.requests
+    return "\n".join(sample_requests(rng, 2 * config.scenes) if asks else sample_walk(rng, config.scenes))
+
+
+def draw_triplets(n: int, seed: int = 0) -> list[Triplet]:
+    """n triplets, the same for one seed."""
+    rng = np.random.default_rng([seed, n])
+    return [sample_triplet(rng) for _ in range(n)]

@@ -1,0 +1,137 @@
+"""The networks that a run starts from: with the weights of given checkpoints, otherwise random ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import checkpoints
+from ..config import Config, TextConfig, kind_of
+from ..loading import shipped, tokenizer_of
+from ..models.clip import CLIP
+from ..models.denoisers import DENOISERS
+from ..models.llama import Llama
+from ..models.text_encoder import TextEncoder
+from ..models.vae import AutoencoderKL
+from ..pipeline import Pipeline
+from ..text.bpe import BPE
+from .config import DiffusionTraining
+
+Files = Sequence[str | Path]
+NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
+    **DENOISERS,
+    "text": TextEncoder,
+    "vae": AutoencoderKL,
+    "clip": CLIP,
+    "language_model": Llama,
+}
+"""part of a model -> what makes it of its config"""
+PROJECTION = "projection.weight"
+"""the last layer of CLIP's text tower, which a denoiser's text encoder lacks"""
+
+
+def build(configs: dict[str, Any], seed: int) -> dict[str, nn.Module]:
+    """A network with random weights for each part."""
+    torch.manual_seed(seed)
+    return {part: init_weights(NETWORKS[part](config)) for part, config in configs.items()}
+
+
+def load_weights(networks: Mapping[str, nn.Module], init_from: Files) -> set[str]:
+    """Give each network the weights of the first file that has them; the parts that got some.
+
+    Raises ValueError for a file that has none of the parts, and for other shapes.
+    """
+    loaded: set[str] = set()
+    for path in init_from:
+        file = checkpoints.read(path)
+        found = networks.keys() & file.parts.keys()
+        if not found:
+            raise ValueError(f"{path}: holds no weights of what is trained; expected those of {' or '.join(networks)}")
+        for part in found - loaded:
+            copy_weights(file, part, networks[part])
+        loaded |= found
+    return loaded
+
+
+def init_weights(network: nn.Module) -> nn.Module:
+    """Random weights to start from: a denoiser's initial prediction is zero, the layers of a Llama add nothing."""
+    if isinstance(network, CLIP):
+        for table in (network.text.token, network.text.position, network.vision.position):
+            nn.init.normal_(table.weight, std=0.02)
+    if isinstance(network, Llama):  # random layers would drown a small model's tokens, and slow it down
+        for name, weight in network.named_parameters():
+            if name.endswith(("attention.out.weight", "down.weight")):
+                nn.init.zeros_(weight)
+            elif weight.ndim == 2:
+                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+    convolves = isinstance(network, (AutoencoderKL, *DENOISERS.values()))
+    return network.to(memory_format=torch.channels_last) if convolves else network
+
+
+@torch.no_grad()
+def copy_weights(file: checkpoints.Loaded, part: str, network: nn.Module) -> None:
+    """Copy a part of a file into its network. A text-to-image denoiser is widened where the network has inputs for an
+    image. Raises ValueError for other shapes."""
+    ours, theirs = network.state_dict(), file.parts[part]
+    if PROJECTION not in ours:
+        theirs = {name: tensor for name, tensor in theirs.items() if name != PROJECTION}
+    if part in DENOISERS and ours["conv_in.weight"].shape[1] == 2 * theirs["conv_in.weight"].shape[1]:
+        theirs = checkpoints.widen(theirs, ours["conv_in.weight"].shape[1])
+    if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
+        raise ValueError(
+            f"{file.path}: the shapes of its {part} weights are not those of the config; --set can change the config"
+        )
+    network.load_state_dict({name: tensor.to(ours[name].dtype) for name, tensor in theirs.items()})
+
+
+def resolve_config(config: DiffusionTraining, init_from: Files, edits: bool) -> DiffusionTraining:
+    """The config with the shapes of the networks in the files, and the noise schedule of the denoiser in them.
+
+    edits: the denoiser also gets inputs for the source image, where the file's has none (section 3.2).
+    """
+    model = config.model
+    for path in reversed(init_from):  # the first file that has a part wins
+        file = checkpoints.read(path)
+        if isinstance(file.config, Config):
+            shapes = {part: getattr(file.config, part) for part in ("vae", "text") if part in file.parts}
+            if file.config.denoiser in file.parts:
+                shapes |= {name: getattr(file.config, name) for name in ("denoiser", "unet", "dit", "schedule")}
+            model = replace(model, **shapes)
+    if edits and kind_of(model) == "text-to-image":
+        model = model.with_denoiser(in_channels=2 * model.denoiser_config.in_channels)
+    return replace(config, model=model)
+
+
+def build_pipeline(
+    config: DiffusionTraining,
+    init_from: Files,
+    device: torch.device | str = "cpu",
+    learn_tokenizer: Callable[[TextConfig], tuple[BPE, TextConfig]] | None = None,
+) -> Pipeline:
+    """A denoiser with its autoencoder (the shipped one where the files have none), text encoder and tokenizer.
+
+    learn_tokenizer: makes a tokenizer where the files have none, and sets its size in the text encoder's config.
+    Raises ValueError where there is no tokenizer, or no weights for a frozen text encoder.
+    """
+    files = [checkpoints.read(path) for path in init_from]
+    vae_file = next((file for file in files if "vae" in file.parts), None) or checkpoints.read(shipped("editor"))
+    text_file = next((file for file in files if "text" in file.parts), None)
+    if text_file is not None and isinstance(text_file.config, Config):
+        tokenizer, text = tokenizer_of(text_file, text_file.config.text), text_file.config.text
+    elif learn_tokenizer is not None:
+        tokenizer, text = learn_tokenizer(config.model.text)
+    else:
+        raise ValueError("no tokenizer and text encoder to start from: give --init-from PATH, a whole model")
+    model = replace(config.model, vae=vae_file.config.vae, text=text)
+    configs = {model.denoiser: model.denoiser_config, "text": model.text, "vae": model.vae}
+    networks = build(configs, config.train.seed)
+    loaded = load_weights(networks, init_from)
+    if "vae" not in loaded:
+        copy_weights(vae_file, "vae", networks["vae"])
+    if not config.train_text and "text" not in loaded:
+        raise ValueError("train_text=False keeps the text encoder frozen, but has no weights for it: give --init-from")
+    denoiser, vae, text_encoder = (networks[part].to(device) for part in (model.denoiser, "vae", "text"))
+    return Pipeline(denoiser, vae, text_encoder, tokenizer, model)

@@ -1,0 +1,42 @@
+"""What a stage exports: networks in one file of our own layout, with the settings of their training."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__, checkpoints
+from ..config import to_dict
+from ..nn.lora import merged
+from ..text.bpe import BPE
+from ..text.pieces import Pieces
+
+
+def write_parts(
+    path: Path,
+    config,
+    parts: dict[str, nn.Module | Tensor],
+    tokenizer: BPE | Pieces | None,
+    training,
+    done: dict | None = None,
+) -> None:
+    """Write networks (LoRA merged in) and single tensors as float16; frozen networks only where that is exact.
+
+    config: of the model. training: its training's config, part of the file's provenance with what is `done` of it.
+    """
+    tensors = {}
+    for part, each in parts.items():
+        if isinstance(each, Tensor):
+            tensors[part] = _half(each, exact=False)
+        else:
+            frozen = not any(weight.requires_grad for weight in each.parameters())
+            tensors[part] = {name: _half(x, exact=frozen) for name, x in merged(each).items()}
+    provenance = {"minip2p": __version__, "torch": torch.__version__, "training": to_dict(training)}
+    provenance |= {"done": done} if done else {}
+    words = None if tokenizer is None else tokenizer.to_dict()
+    checkpoints.write(path, "minip2p", config, tensors, tokenizer=words, provenance=provenance)
+
+
+def _half(x: Tensor, exact: bool) -> Tensor:
+    half = x.detach().half() if x.is_floating_point() else x
+    return x if exact and not torch.equal(half.to(x.dtype), x) else half

@@ -1,0 +1,158 @@
+"""What is trained on: batches by their number; a denoiser's examples (a text, the image to edit, the edited image)."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..data.crops import Crop
+from ..data.edits import Edits
+from ..data.latents import Latents
+from .rng import set_of_item, shuffled_index
+
+
+class BatchSource(Protocol):
+    """What a stage learns from. It pickles and holds no network, so that worker processes can have a copy."""
+
+    def batch(self, step: int, rows: range | None = None) -> Any:
+        """The batch of a step, or these rows of it: a function of the config's seed, the step and the rows alone."""
+
+
+def load_batches(
+    source: BatchSource, steps: Sequence[int], parts: Sequence[range], workers: int = 0, pin: bool = False
+) -> Iterator[Any]:
+    """The parts of each step's batch in turn. Raises what preparing a batch raised, when its turn comes.
+
+    workers: processes that prepare batches ahead, by any start method. pin: page-lock them, for copying to a GPU.
+    """
+    if workers == 0:
+        for step in steps:
+            for rows in parts:
+                yield source.batch(step, rows)
+        return
+    loader = DataLoader(
+        _Batches(source),
+        batch_size=None,
+        sampler=[(step, rows) for step in steps for rows in parts],
+        num_workers=workers,
+        prefetch_factor=4,
+        pin_memory=pin,
+        worker_init_fn=_ignore_interrupts,
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+class _Batches(Dataset):
+    """(step, rows) -> batch, as a DataLoader asks for it."""
+
+    def __init__(self, source: BatchSource):
+        self.source = source
+
+    def __getitem__(self, index: tuple[int, range]) -> Any:
+        try:
+            return self.source.batch(*index)
+        except (ValueError, OSError) as error:  # raised in a worker it would arrive with a traceback as its message
+            return error
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the training process alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A text with either `pixels` or `latents`."""
+
+    text: str
+    pixels: Tensor | None = None
+    """(2, 3, y, x) in [-1, 1]: source and target"""
+    latents: Tensor | None = None
+    """(3, c, y, x): the source's mode, the target's mean and standard deviation; not scaled"""
+
+
+class ExampleSet(Protocol):
+    """A set of examples; it pickles."""
+
+    def __len__(self) -> int: ...
+
+    def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
+        """Item i; `rng` decides crop, flip and wording. Raises ValueError that names an item that cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairDataset:
+    """The `items` of a set of image pairs, with a new random crop and flip each time, the same for both images."""
+
+    edits: Edits
+    items: Sequence[int]
+    size: int
+    resize: Sequence[int]
+    flip: float
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
+        return self._crop(i, Crop.draw(rng, self.resize, self.flip))
+
+    def plain(self, i: int) -> Example:
+        """Item i, centre crop, not mirrored."""
+        return self._crop(i, Crop(side=self.size, left=0.5, top=0.5))
+
+    def _crop(self, i: int, crop: Crop) -> Example:
+        pair = self.edits[self.items[i]]
+        return Example(text=pair.instruction, pixels=crop(pair.source, pair.target, self.size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDataset:
+    """The `items` of a precomputed set, each time in one of its precomputed crops."""
+
+    latents: Latents
+    items: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
+        return self._variant(i, int(rng.integers(self.latents.variants)))
+
+    def plain(self, i: int) -> Example:
+        """Item i, its first crop, not mirrored."""
+        return self._variant(i, 0)
+
+    def _variant(self, i: int, variant: int) -> Example:
+        item = self.items[i]
+        return Example(text=self.latents.instructions[item], latents=self.latents.read(item, variant))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Several sets, drawn from in proportion to their weights, each shuffled in epochs of its own."""
+
+    sets: Sequence[ExampleSet]
+    weights: Sequence[float]
+    seed: int
+    skip_broken: bool = False
+
+    def example(self, number: int, rng: np.random.Generator, step: int) -> tuple[Example, list[str]]:
+        """Item `number` of the run, and the errors of broken items that it replaces."""
+        which, n = set_of_item(number, self.weights)
+        broken: list[str] = []
+        chosen = self.sets[which]
+        for at in range(n, n + 2 * len(chosen)):  # contains a whole epoch, so every item is tried
+            try:
+                return chosen.example(shuffled_index(self.seed, which, at, len(chosen)), rng, step), broken
+            except ValueError as error:
+                if not self.skip_broken:
+                    raise ValueError(f"{error}; --skip-broken uses the next pair instead") from None
+                broken.append(str(error))
+        raise ValueError(f"none of the {len(chosen)} pairs can be read; the last: {broken[-1]}")

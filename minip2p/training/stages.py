@@ -1,0 +1,117 @@
+"""Stages by name: how each is configured, made and started. Here are those that need no data of the tiny world."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import from_dict
+from ..loading import place
+from . import build, state
+from .config import DiffusionTraining, InstructionTraining
+from .language import build_instruction_model, epochs_to_steps, instruction_stage
+from .loop import Log, Stage, train
+from .pairs import pairs_stage
+from .presets import SD15, TINYLLAMA
+from .ranks import Ranks
+
+
+def unchanged(config: Any, init_from: build.Files) -> Any:
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """A stage of training, before it has a config."""
+
+    config: type
+    """its config's class"""
+    presets: Mapping[str, Any] = field(repr=False)
+    make: Callable[[Any, Path, build.Files, torch.device], Stage]
+    """(config, the run's folder, files to start from, device) -> the stage, with the weights of the files that have
+    its networks, otherwise random ones"""
+    resolve: Callable[[Any, build.Files], Any] = unchanged
+    """(config, files to start from) -> the config with what follows from its data and from the files"""
+
+
+def resolve_editor(config: DiffusionTraining, init_from: build.Files) -> DiffusionTraining:
+    if not init_from:
+        raise ValueError("give --init-from PATH, the weights to start from, e.g. Stable Diffusion's")
+    if not config.data:
+        raise ValueError("give --data PATH, a set of edit pairs to train on")
+    return build.resolve_config(config, init_from, edits=True)
+
+
+def make_editor(config: DiffusionTraining, out: Path, init_from: build.Files, device: torch.device) -> Stage:
+    return pairs_stage(config, build.build_pipeline(config, init_from, device))
+
+
+def resolve_instructions(config: InstructionTraining, init_from: build.Files) -> InstructionTraining:
+    if not init_from:
+        raise ValueError("give --init-from PATH, a language model to start from, e.g. a folder of TinyLlama")
+    if config.data is None:
+        raise ValueError("give --data PATH, a table of triplets to train on")
+    return epochs_to_steps(config)
+
+
+def make_instructions(config: InstructionTraining, out: Path, init_from: build.Files, device: torch.device) -> Stage:
+    return instruction_stage(config, build_instruction_model(init_from))
+
+
+STAGES = {
+    "editor": StageSpec(config=DiffusionTraining, presets={"sd15": SD15}, make=make_editor, resolve=resolve_editor),
+    "instructions": StageSpec(
+        config=InstructionTraining,
+        presets={"tinyllama": TINYLLAMA},
+        make=make_instructions,
+        resolve=resolve_instructions,
+    ),
+}
+
+
+def start(
+    spec: StageSpec,
+    config: Any,
+    out: Path,
+    *,
+    init_from: build.Files = (),
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    ranks: Ranks | None = None,
+) -> Iterator[Log]:
+    """Check, make the stage, and return its training into `out`, which runs as it is iterated.
+
+    resume: go on from the last state in `out`; frozen networks are those of its model.safetensors. ranks: instead of
+    `device`. Raises ValueError where `out` holds no run to resume, or a run that would be overwritten.
+    """
+    ranks = ranks or Ranks(device=torch.device(device))
+    exists = state.newest(out) is not None
+    if resume:
+        if not exists:
+            raise ValueError(f"{out}: no state to resume from; to start from weights alone, use --init-from")
+        init_from = [out / "model.safetensors"]
+    elif exists:
+        raise ValueError(f"{out} holds a run already; --resume {out} continues it, another --out starts another")
+    if not issubclass(spec.config, DiffusionTraining) and (ranks.world > 1 or config.train.micro_batch):
+        raise ValueError("this stage trains in one process and one batch; only denoisers have ranks and micro-batches")
+    ranks.rows(config.train.batch_size, config.train.micro_batch)
+    if config.train.precision == "bf16":
+        place(ranks.device, "bfloat16")  # raises where it is slow
+    return train(spec.make(config, out, init_from, ranks.device), out, resume=resume, ranks=ranks)
+
+
+def saved_config(specs: Sequence[StageSpec], out: Path) -> tuple[StageSpec, Any]:
+    """The config of the run in `out`, and which of the specs it is of."""
+    path = out / "config.json"
+    if not path.exists():
+        raise ValueError(f"{out}: no run there (no config.json); to start from weights alone, use --init-from")
+    values, errors = json.loads(path.read_text()), []
+    for spec in specs:
+        try:
+            return spec, from_dict(spec.config, values)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError(f"{path} is not of a run of this stage: {errors[-1]}")
