@@ -10,6 +10,7 @@ from minip2p.cli import main
     [
         ([], "missing"),
         (["vae", "--recipe", "tiny"], "unknown option --recipe"),
+        (["vae", "--preset", "sd15"], "for vae there are tiny"),
         (["editor", "--resume", "{tmp}/no"], "--init-from"),
         (["editor", "--resume", "{tmp}", "--init-from", "x"], "--resume continues"),
         (["vae", "--steps", "0"], "at least 1"),

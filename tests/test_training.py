@@ -14,7 +14,6 @@ from torch import nn
 
 import minip2p
 from minip2p import checkpoints
-from minip2p.cli import main
 from minip2p.config import PRESETS as MODELS
 from minip2p.config import Config, override
 from minip2p.data.latents import Latents
@@ -401,31 +400,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="00000006.pt"):
         replace_file(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ([], "missing"),
-        (["vae", "--preset", "sd15"], "for vae there are tiny"),
-        (["editor", "--resume", "{tmp}/no"], "--init-from"),
-        (["editor", "--resume", "{tmp}", "--init-from", "x"], "--resume continues"),
-        (["vae", "--steps", "0"], "at least 1"),
-        (["vae", "--out", "{tmp}/run", "--set", "train.lr=1"], "train.lr"),
-        (["editor", "--out", "{tmp}/run", "--set", "train.seed=-1"], "train.seed = -1: expected at least 0"),
-        (["editor", "--out", "{tmp}/run", "--init-from", "{tmp}/absent.safetensors"], "absent.safetensors"),
-        (["vae", "--device", "tpu"], "unknown device"),
-        (["painter"], "invalid choice"),
-    ],
-)
-def test_a_users_mistake_is_one_line(words, said, tmp_path, capsys):
-    assert main(["train", *(word.format(tmp=tmp_path) for word in words)]) == 2
-    out, err = capsys.readouterr()
-    assert not out and err.startswith("minip2p: error: ") and said in err and err.count("\n") == 1
-
-
-def test_the_config_is_printed(capsys):
-    assert main(["train", "editor", "--print-config", "--set", "model.unet.norm=rms", "--batch-size", "3"]) == 0
-    out = capsys.readouterr().out
-    lines = out.splitlines()
-    assert sum(line.startswith("model.unet.norm='rms'") for line in lines) == 1 and "\ntrain.batch_size=3 " in out
