@@ -7,7 +7,14 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
-USE = {"data": ["datasets"], "hub": ["huggingface_hub"], "log": ["tensorboard"], "plot": ["matplotlib"], "ray": ["ray"]}
+USE = {
+    "data": ["datasets"],
+    "hub": ["huggingface_hub"],
+    "log": ["tensorboard"],
+    "plot": ["matplotlib"],
+    "ray": ["ray"],
+    "text": ["ftfy"],
+}
 ORACLES = ["diffusers", "transformers", "accelerate"]
 EXTRAS = USE | {
     "test": [
@@ -39,6 +46,7 @@ setup(
         "regex",
         "tqdm",
         "pillow",
+        "pydantic>=2",
         "tyro>=1.0",
     ],
     extras_require=EXTRAS,

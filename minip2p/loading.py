@@ -1,6 +1,7 @@
 """From a checkpoint to a Pipeline, a CLIP or a language model, ready to run, and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from . import checkpoints
 from .checkpoints import CheckpointError, Loaded
 from .config import CLIPConfig, Config, LlamaConfig, TextConfig, override
+from .diffusion import make_schedule
 from .models.clip import CLIP
 from .models.denoisers import build_denoiser
 from .models.llama import Llama
@@ -28,7 +30,8 @@ HOLDS = {
     LlamaConfig: ("a language model", "minip2p.load_language_model"),
 }
 """class of a config -> what a checkpoint with it holds, and what reads it"""
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""word -> dtype of the weights; "tf32" is float32 whose products CUDA GPUs may round to 10 bits, for speed"""
 
 
 def load(
@@ -38,21 +41,29 @@ def load(
     dtype: str | torch.dtype | None = torch.float32,
     config: Config | Sequence[str] | None = None,
     tokenizer: Tokenizer | str | PathLike | None = None,
+    text_cleaning: str | None = None,
     ema: bool = True,
     inference: bool = True,
 ) -> Pipeline:
     """The pipeline of a checkpoint in any layout (`checkpoints.read`); without a path, the shipped tiny editor.
 
-    device: "auto" is CUDA, else MPS, else the CPU. dtype: None keeps the file's. config: replaces the checkpoint's, or
-    overrides that change it ("schedule.prediction=v"). tokenizer: replaces the checkpoint's; or its folder.
-    ema: use the averaged weights of a file that has both. inference=False skips `prepare`: to train, or to convert.
+    device: "auto" is CUDA, else MPS, else the CPU. dtype: a word of `DTYPES`, or a dtype; None keeps the file's; for
+    float32 on CUDA, PyTorch's own use of TF32 is switched off in this process (`place`). config: replaces the
+    checkpoint's, or overrides that change it ("schedule.prediction=v"). tokenizer: replaces the checkpoint's; or its
+    folder. text_cleaning: a word of `text.cleaning.CLEANINGS`, "ftfy" to repair texts as the authors' environment does;
+    None is the checkpoint's own, which is "none" unless it says otherwise. ema: use the averaged weights of a file that
+    has both. inference=False skips `prepare`: to train, or to convert.
     Raises ValueError in one line that names the file or the option, FileNotFoundError if there is no checkpoint.
     """
     device, dtype = place(device, dtype)
     loaded = read(shipped("editor") if path is None else path, Config, config, ema)
     c = loaded.config
     if absent := [part for part in (c.denoiser, "vae", "text") if part not in loaded.parts]:
-        raise CheckpointError(f"{loaded.path}: not a whole model; it lacks the {', '.join(absent)} weights")
+        there = ", ".join(loaded.parts) or "nothing"
+        raise CheckpointError(
+            f"{loaded.path}: not a whole model: it has {there}, and lacks the {', '.join(absent)} weights; put it into "
+            "the folder of the model that it was trained from, in place of the same part, and give that"
+        )
     with checkpoints.on_meta():
         networks = {c.denoiser: build_denoiser(c), "vae": AutoencoderKL(c.vae), "text": TextEncoder(c.text)}
     for part, network in networks.items():
@@ -61,7 +72,25 @@ def load(
         if inference:
             prepare(network)
     tokenizer = tokenizer_of(loaded, c.text, tokenizer)
-    return Pipeline(*networks.values(), tokenizer, c, provenance=loaded.provenance, notes=tuple(loaded.notes))
+    if text_cleaning is not None:
+        if not isinstance(tokenizer, BPE):
+            raise ValueError(f"text_cleaning {text_cleaning!r}: a tokenizer of your own cleans its texts itself")
+        tokenizer = replace(tokenizer, cleaning=text_cleaning)
+    notes = (*loaded.notes, *_other_schedule(loaded))
+    return Pipeline(*networks.values(), tokenizer, c, provenance=loaded.provenance, notes=notes)
+
+
+def _other_schedule(loaded: Loaded) -> Iterator[str]:
+    """A note where a file has the noise schedule of its training, and it is not that of the config. Half-precision
+    files round alpha_bar to 5e-4 or 4e-3; two schedules differ by more."""
+    theirs, c = loaded.alphas_cumprod, loaded.config.schedule
+    if theirs is not None:
+        ours = getattr(make_schedule(c), "alphas_cumprod", torch.empty(0))
+        if ours.shape != theirs.shape or not torch.allclose(
+            ours, theirs.sort(descending=True).values, rtol=0, atol=0.01
+        ):
+            given = f"{c.kind} with {c.steps} betas from {c.start} to {c.end}"
+            yield f"{loaded.path}: the noise schedule in the file is not {given}, which is taken; set schedule.kind ..."
 
 
 def load_clip(
@@ -108,11 +137,17 @@ def load_language_model(
 
 
 def save(
-    pipe: Pipeline | LanguageModel, path: str | PathLike, layout: str = "minip2p", *, dtype: torch.dtype | None = None
+    pipe: Pipeline | LanguageModel,
+    path: str | PathLike,
+    layout: str = "minip2p",
+    *,
+    dtype: torch.dtype | None = None,
+    averages: bool = True,
 ) -> None:
     """Write a pipeline: our own file ("minip2p"), an original single file ("original") or a folder ("diffusers").
 
     A language model: our own file, or a folder ("transformers"). dtype: of the weights in the file; None keeps theirs.
+    averages=False: no second copy of the UNet's weights as averages in an original file (see `checkpoints.write`).
     """
     tokenizer = pipe.pieces if isinstance(pipe, LanguageModel) else pipe.tokenizer
     if not isinstance(tokenizer, (BPE, Pieces)):
@@ -122,10 +157,10 @@ def save(
         layout,
         pipe.config,
         {part: network.state_dict() for part, network in pipe.parts.items()},
-        tokenizer=tokenizer.to_dict(),
-        tokenizer_files=tokenizer.save,
+        tokenizer=tokenizer,
         provenance=pipe.provenance,
         dtype=dtype,
+        ema_parts=None if averages else {},
     )
 
 
@@ -164,7 +199,11 @@ def prepare(network: nn.Module) -> nn.Module:
 
 
 def place(device: str | torch.device, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype | None]:
-    """The device and dtype that these words mean. Raises ValueError if this machine cannot use them."""
+    """The device and dtype that these words mean. Raises ValueError if this machine cannot use them.
+
+    On CUDA float32 means float32: PyTorch's switches for TF32, which hold for the process and of which it sets the
+    convolutions' by itself, are set off, and on for the dtype "tf32".
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -177,8 +216,12 @@ def place(device: str | torch.device, dtype: str | torch.dtype | None) -> tuple[
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device mps: PyTorch finds no Apple GPU here")
     if isinstance(dtype, str) and dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; expected float32, bfloat16 or float16")
-    dtype = DTYPES.get(dtype, dtype)
+        raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    tf32, dtype = dtype == "tf32", DTYPES.get(dtype, dtype)
+    if tf32 and device.type != "cuda":
+        raise ValueError(f"dtype 'tf32' on {device}: only CUDA GPUs have it; use float32")
+    if device.type == "cuda" and dtype in (torch.float32, None):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if device.type == "cpu":  # half precision only if the CPU computes in it; measured on one core with AVX-512
         if dtype == torch.bfloat16 and not cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}:
             raise ValueError("bfloat16 is 8 times slower than float32 on a CPU without AVX512-BF16 or AMX; use float32")

@@ -70,8 +70,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 ROUNDING = 1e-4
-"""Bound on `difference` between latents that two orders of summation give, e.g. batches of two sizes: float32 rounds a
-call of a small random network to about 1e-6, and guidance and a few steps of a sampler amplify that up to 30 times."""
+"""Bound on `difference` between latents that two orders of summation give: two batches, memory layouts or numbers of
+threads, another processor's kernels. Float32 rounds a call of a small random network to about 1e-6; the two calls of a
+step of Heun's, guidance (1 + 2 scale) and a few steps of a sampler amplify that up to 30 times, and 3 are for other
+processors. A setting that should change a result changes it by more than 1e-3 in these tests."""
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -89,6 +91,17 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             else:
                 p.copy_(0.2 * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
     return module.eval()
+
+
+def count_fused(monkeypatch) -> list[int]:
+    """The rows of every fused attention from now on; those with explicit probabilities are not in the list."""
+    from minip2p.nn import attention, site
+
+    calls, fused = [], attention.scaled_dot_product_attention
+    for module in (attention, site):
+        patched = lambda q, *more, **how: calls.append(len(q)) or fused(q, *more, **how)  # noqa: E731
+        monkeypatch.setattr(module, "scaled_dot_product_attention", patched)
+    return calls
 
 
 def small_pipeline(in_channels: int = 8, seed: int = 0):

@@ -1,18 +1,37 @@
-"""What the tests of training on pairs share: a set of pairs and small models to start from."""
+"""What the tests of training on pairs share: a set of pairs, small models to start from, short runs."""
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import randomise, write_pairs
 
 import minip2p
-from minip2p.config import PRESETS
+from minip2p.config import PRESETS, override
 from minip2p.pipeline import Pipeline
 from minip2p.tinyworld.scenes import render, sample_edit
+from minip2p.tinyworld.training.presets import EDITOR
+from minip2p.tinyworld.training.stages import STAGES
+from minip2p.training import state
+from minip2p.training.build import resolve_config
+from minip2p.training.stages import start
 
 ROOT = Path(__file__).parent.parent
+FEW = (
+    "train.steps=6",
+    "train.batch_size=4",
+    "train.warmup=0",
+    "train.log_every=2",
+    "train.save_every=2",
+    "train.preview_every=100",
+    "train.decay=constant",
+    "train_text=False",
+    "held_out=0",  # a preview takes longer than the training
+)
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +74,38 @@ def text2image(tmp_path_factory) -> Path:
 def editor(tmp_path_factory) -> Path:
     """The weights of an editor."""
     return write_weights(tmp_path_factory.mktemp("weights") / "editor.safetensors", 16)
+
+
+def config_of(pairs, file, *words):
+    config = replace(EDITOR, data=(str(pairs),))
+    return override(resolve_config(config, [file], edits=True), *FEW, *words)
+
+
+def make_stage(config, out, file):
+    return STAGES["editor"].make(config, out, [file], torch.device("cpu"))
+
+
+def begin(config, out, file, **options):
+    return start(STAGES["editor"], config, out, init_from=[] if options.get("resume") else [file], **options)
+
+
+def finish(*args, **options):
+    return list(begin(*args, **options))
+
+
+def log_of(run: Path) -> list[dict]:
+    """The lines of a run's log, without what a clock or the machine decides."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in line if name not in ("items_per_s", "peak_memory_gib")} for line in lines]
+
+
+def states(*runs):
+    return [torch.load(state.newest(run), weights_only=True) for run in runs]
+
+
+def equal(a, b):
+    return all(torch.equal(a[part][name], b[part][name]) for part in ("model", "ema") for name in a[part])
+
+
+def env():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -19,9 +19,9 @@ from minip2p.data.captions import (
     parse_completion,
     prompt_text,
     read_captions,
-    read_rows,
     read_triplets,
 )
+from minip2p.data.tables import read_rows
 
 LETTERS = st.characters(exclude_categories=["Cs", "Zl", "Zp"], exclude_characters="\n\r\v\f\x1c\x1d\x1e\x85")
 lines = st.text(LETTERS, min_size=1, max_size=40).map(str.strip).filter(bool)
@@ -152,9 +152,9 @@ def test_triplets(tmp_path):
         ("a.jsonl", b"{}\n", "a.jsonl, line 1: 'input' is missing; there are -"),
         ("a.jsonl", b'{"input": " "}\n', "expected a text"),
         ("a.jsonl", b'{"input": "a \\ud800"}\n', "a.jsonl, line 1: 'input' holds half a character"),
-        ("a.csv", b"input,more\nx,y\nx\n", "a.csv, line 3: not as many values"),
-        ("a.csv", b"input\nx,y\n", "a.csv, line 2: not as many values"),
-        ("a.csv", b"text\nx\n", "a.csv, line 2: 'input' is missing; there are 'text'"),
+        ("a.csv", b"input,more\nx,y\nx\n", "a.csv, line 3: 1 values, where the header has 2 names"),
+        ("a.csv", b"input\nx,y\n", "a.csv, line 2: 2 values, where the header has 1 names"),
+        ("a.csv", b"text\nx\n", "a.csv, line 2: 'input' is missing; there are 'text', separated by ','"),
         ("a.csv", b"input\n", "a.csv is empty"),
         ("a.txt", b"\n \n", "a.txt is empty; expected one text per line"),
         ("a.txt", b"", "a.txt is empty"),

@@ -2,16 +2,18 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import randomise, small_config
 
-from minip2p import checkpoints
+from minip2p import checkpoints, files
 from minip2p.checkpoints import infer
 from minip2p.checkpoints.clip import sd2_text_of, text_of, vision_of
 from minip2p.checkpoints.files import open_weights, write_safetensors
+from minip2p.checkpoints.folders import weights_file
 from minip2p.checkpoints.tables import ema_name, links, push, text_rows, unet_rows, vae_rows, vision_rows
 from minip2p.config import CLIPConfig, Config, TextConfig, UNetConfig, VAEConfig, override
 from minip2p.loading import shipped
@@ -21,6 +23,7 @@ from minip2p.models.unet import UNet
 from minip2p.models.vae import AutoencoderKL
 from minip2p.text.bpe import BPE
 from minip2p.text.learn import learn_bpe
+from minip2p.text.pieces import Pieces
 from minip2p.tinyworld.classifier import ClassifierConfig
 
 NETWORKS = {"unet": UNet, "vae": AutoencoderKL, "text": TextEncoder}
@@ -44,11 +47,7 @@ def weights():
 
 
 def save(path, layout, parts, config=None, **more):
-    more = {
-        "tokenizer": BPE_SMALL.to_dict(),
-        "tokenizer_files": BPE_SMALL.save,
-        "provenance": {"from": "a test"},
-    } | more
+    more = {"tokenizer": BPE_SMALL, "provenance": {"from": "a test"}} | more
     checkpoints.write(path, layout, config or config_of(), parts, **more)
     return path
 
@@ -95,7 +94,7 @@ def test_dtype_on_writing_changes_floats_only(weights, tmp_path):
 
 def test_a_part_alone(weights, tmp_path):
     for layout, name in FILES:
-        path = save(tmp_path / name, layout, {"vae": weights["vae"]}, tokenizer_files=None)
+        path = save(tmp_path / name, layout, {"vae": weights["vae"]}, tokenizer=None)
         assert same(checkpoints.read(path).parts, {"vae": weights["vae"]})
 
 
@@ -199,7 +198,8 @@ def test_files_of_version_0_1_have_other_names(name, old, new, tmp_path, monkeyp
         assert parts == {old}
     loaded = checkpoints.read(shipped(name))
     assert loaded.parts.keys() == {new}
-    checkpoints.write(tmp_path / "new", "minip2p", loaded.config, loaded.parts, tokenizer=loaded.tokenizer)
+    tokenizer = loaded.tokenizer and Pieces.from_dict(loaded.tokenizer)
+    checkpoints.write(tmp_path / "new", "minip2p", loaded.config, loaded.parts, tokenizer=tokenizer)
     assert open_weights(tmp_path / "new").metadata["kind"] == new
     assert {n.partition(".")[0] for n in open_weights(tmp_path / "new").tensors} == {new}
     again = checkpoints.read(tmp_path / "new")
@@ -237,6 +237,79 @@ def test_averaged_weights(weights, tmp_path):
     with pytest.raises(ValueError, match="EMA.* lack 1 tensors, e.g. model.diffusion_model.out.2.bias"):
         checkpoints.read(tmp_path / "part.safetensors", config=config_of())
     assert same(checkpoints.read(tmp_path / "part.safetensors", config=config_of(), ema=False).parts, weights)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_an_original_file_has_averages_equal_to_the_unets_weights(name, weights, tmp_path):
+    """The authors' code runs the averages: each weight of the UNet has one, under the name that LitEma gives it."""
+    tensors = open_weights(save(tmp_path / name, "original", weights)).tensors
+    unet = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.diffusion_model.")}
+    averages = {n.removeprefix("model_ema."): t for n, t in tensors.items() if n.startswith("model_ema.")}
+    assert averages.pop("decay").dtype == torch.float32 and averages.pop("num_updates").dtype == torch.int32
+    assert averages.keys() == {n.replace(".", "") for n in unet}
+    assert all(torch.equal(averages[n.replace(".", "")], t) for n, t in unet.items())
+    for ema in (True, False):
+        assert same(checkpoints.read(tmp_path / name, ema=ema).parts, weights)
+    half = open_weights(save(tmp_path / f"half-{name}", "original", weights, dtype=torch.float16)).tensors
+    assert (
+        half["model_ema.decay"] == torch.tensor(0.9999)
+        and half[ema_name("model.diffusion_model.out.2.bias")].dtype == torch.float16
+    )
+    save(tmp_path / f"without-{name}", "original", weights, ema_parts={})
+    assert not any(n.startswith("model_ema") for n in open_weights(tmp_path / f"without-{name}").tensors)
+    growth = (tmp_path / name).stat().st_size - (tmp_path / f"without-{name}").stat().st_size
+    size = sum(t.nbytes for t in unet.values())
+    assert size < growth < 1.2 * size if name == "a.safetensors" else growth < 0.1 * size
+
+
+def test_a_ckpt_has_the_same_bytes_each_time(weights, tmp_path):
+    for name in ("a.ckpt", "b.ckpt", "folder/a.ckpt"):
+        save(tmp_path / name, "original", weights)
+        assert (tmp_path / name).read_bytes() == (tmp_path / "a.ckpt").read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_finite_are_neither_read_nor_written(value, dtype, tmp_path):
+    broken = torch.zeros(3, 5, dtype=dtype)
+    broken[1, 2] = value
+    with torch.device("meta"):
+        network = torch.nn.Linear(5, 3, bias=False)
+    with pytest.raises(checkpoints.CheckpointError, match=r"^a.ckpt: theirs.weight holds NaN or infinity.*bfloat16"):
+        checkpoints.assign(network, {"weight": broken}, source="a.ckpt", names={"weight": "theirs.weight"})
+    for layout, name in FILES:
+        with pytest.raises(checkpoints.CheckpointError, match=f"{name}.* holds NaN or infinity.*bfloat16 or float32"):
+            save(tmp_path / name, layout, {"vae": {"quant.bias": broken}})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout, name", FILES)
+def test_weights_too_large_for_float16(layout, name, tmp_path):
+    """1e6 is infinite there; bfloat16 has the range of float32."""
+    parts = {"vae": {"quant.bias": torch.tensor([0.5, -1e6])}}
+    with pytest.raises(checkpoints.CheckpointError, match="holds 1e.06, too large for float16; use bfloat16 or float"):
+        save(tmp_path / name, layout, parts, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    path = save(tmp_path / name, layout, parts, dtype=torch.bfloat16)
+    path = path / "vae" / "diffusion_pytorch_model.safetensors" if path.is_dir() else path
+    (back,) = (t for n, t in open_weights(path).tensors.items() if n.endswith("quant_conv.bias") or "quant.bias" in n)
+    assert back.tolist() == [0.5, -999424]
+    linear = torch.nn.Linear(1, 2, device="meta")
+    tensors = {"weight": torch.zeros(2, 1), "bias": parts["vae"]["quant.bias"]}
+    with pytest.raises(checkpoints.CheckpointError, match="a: bias holds 1e.06, too large for float16"):
+        checkpoints.assign(linear, tensors, dtype=torch.float16, source="a")
+
+
+def test_a_killed_write_leaves_nothing_behind_for_ever(weights, tmp_path):
+    """The next run of the same command removes what the killed one wrote, and nothing of others."""
+    for layout, name in FILES:
+        (tmp_path / f".{name}.abc123.part").mkdir()
+        (tmp_path / f".{name}.abc123.part" / "half").touch()
+        (tmp_path / f".other-{name}.x.part").touch()
+        save(tmp_path / name, layout, weights)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        n for _, name in FILES for n in (name, f".other-{name}.x.part")
+    }
 
 
 # Architectures from shapes
@@ -452,6 +525,19 @@ def test_config_replaces_the_guess(weights, tmp_path):
     assert checkpoints.read(path).config == config_of()
 
 
+@pytest.mark.parametrize(
+    "word", ["text.layers=1000", "vae.blocks=1000", "unet.blocks=100", "unet.depth=200", "unet.blocks=60"]
+)
+def test_more_layers_than_the_file_has_tensors_for(word, weights, tmp_path):
+    """Refused before a network is built, which would take half a minute."""
+    for layout, name in FILES[:3]:
+        path = save(tmp_path / name, layout, weights, config_of())
+        start = time.process_time()
+        with pytest.raises(checkpoints.CheckpointError, match="layers in the .*, too many for .* tensors|unknown"):
+            checkpoints.read(path, config=override(config_of(), word))
+        assert time.process_time() - start < 2
+
+
 # Strictness
 
 
@@ -470,7 +556,7 @@ def test_assign_names_both_sides(weights, tmp_path):
     assert unet.conv_out.bias.is_meta
 
 
-@pytest.mark.parametrize("name", ["model.diffusion_model.extra.weight", "control_model.x", "model_ema.nothing", "xyz"])
+@pytest.mark.parametrize("name", ["model.diffusion_model.extra.weight", "model_ema.nothing", "xyz"])
 def test_an_unknown_tensor_is_an_error(weights, tmp_path, name):
     path = save(tmp_path / "a.safetensors", "original", weights)
     opened = open_weights(path)
@@ -492,7 +578,7 @@ def test_an_unknown_tensor_is_an_error(weights, tmp_path, name):
         ("unet", "mid_block_type", None),
         ("text_encoder", "hidden_act", "relu"),
         ("scheduler", "prediction_type", "flow"),
-        ("scheduler", "rescale_betas_zero_snr", True),
+        ("scheduler", "trained_betas", [0.1, 0.2]),
     ],
 )
 def test_an_unsupported_value_in_a_config_is_an_error(weights, tmp_path, part, key, value):
@@ -501,6 +587,35 @@ def test_an_unsupported_value_in_a_config_is_an_error(weights, tmp_path, part, k
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises(checkpoints.CheckpointError, match=f"{file.name}: {key}"):
         checkpoints.read(folder)
+
+
+def test_zero_terminal_snr_of_a_folder(weights, tmp_path):
+    """Taken from the scheduler's config and written there; refused where its rescaling would have another meaning."""
+    config = override(config_of(), "schedule.kind=zero_snr", "schedule.prediction=v")
+    folder = save(tmp_path / "d", "diffusers", weights, config)
+    file = folder / "scheduler" / "scheduler_config.json"
+    values = json.loads(file.read_text())
+    assert values["rescale_betas_zero_snr"] and values["beta_schedule"] == "scaled_linear"
+    assert checkpoints.read(folder).config == config
+    for key, value in (("beta_schedule", "linear"), ("prediction_type", "epsilon"), ("rescale_betas_zero_snr", "yes")):
+        file.write_text(json.dumps(values | {key: value}))
+        with pytest.raises(checkpoints.CheckpointError, match=f"{file}: .*(rescale_betas_zero_snr|prediction = 'eps')"):
+            checkpoints.read(folder)
+
+
+def test_without_averages_the_plain_weights_of_full_precision_are_taken(weights, tmp_path):
+    folder = save(tmp_path / "d", "diffusers", weights) / "vae"
+    plain = folder / "diffusion_pytorch_model.safetensors"
+    for word in ("fp16", "bf16", "ema", "non_ema"):
+        (folder / f"diffusion_pytorch_model.{word}.safetensors").write_bytes(plain.read_bytes())
+    names = {each.name for each in folder.iterdir()}
+    for ema, order in ((True, ["ema", "", "fp16", "bf16", "non_ema"]), (False, ["non_ema", "", "fp16", "bf16", "ema"])):
+        left = set(names)
+        for word in order:
+            found = weights_file(left, ema)
+            assert found == f"diffusion_pytorch_model{'.' * bool(word)}{word}.safetensors"
+            left.remove(found)
+        assert weights_file(left, ema) is None
 
 
 @pytest.mark.parametrize("gone", ["unet", "unet/config.json", "text_encoder/model.safetensors"])
@@ -522,6 +637,7 @@ def test_a_write_that_fails_leaves_the_old_file(layout, name, weights, tmp_path,
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     with pytest.raises(OSError, match="no space"):
         save(path, layout, {part: {n: t + 1 for n, t in ts.items()} for part, ts in weights.items()})
     assert same(checkpoints.read(path).parts, weights) and [file.name for file in tmp_path.iterdir()] == [name]

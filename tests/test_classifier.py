@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import minip2p
 from minip2p import checkpoints
 from minip2p.tinyworld.classifier import AttributeClassifier, ClassifierConfig, load_classifier
-from minip2p.tinyworld.evaluation.attributes import Prediction, accuracy, evaluate_classifier, predict, report, table
+from minip2p.tinyworld.evaluation.attributes import Prediction, accuracy, evaluate_classifier, predict, table
 from minip2p.tinyworld.evaluation.common import held_out
 from minip2p.tinyworld.scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES, Thing, render, sample_scene
 from minip2p.tinyworld.training.classifier import answers
@@ -58,7 +58,7 @@ def test_a_prediction_does_not_depend_on_the_batch():
     classifier, x = small_classifier(), torch.rand(5, 3, 32, 32)
     together, alone = classifier(x), classifier(x[3:4])
     for name in ("setting", "time", "medium", "things"):
-        assert torch.allclose(getattr(together, name)[3:4], getattr(alone, name), atol=1e-5)
+        assert torch.allclose(getattr(together, name)[3:4], getattr(alone, name), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 64), (20, 50)])
@@ -94,7 +94,7 @@ def test_one_confident_position_is_enough():
 
 @pytest.mark.parametrize("blocks", [(1,), (1, 0), (1, 1, 1)])
 def test_blocks_that_do_not_fit_the_widths_are_refused(blocks):
-    with pytest.raises(ValueError, match="one number for each of 2 widths"):
+    with pytest.raises(ValueError, match="a number for each of 2 widths"):
         AttributeClassifier(replace(SMALL, blocks=blocks))
 
 
@@ -201,20 +201,13 @@ def test_other_inputs_are_refused(images):
         predict(small_classifier(), images)
 
 
-def test_the_table_counts_correct_attributes():
+def test_the_accuracy_counts_correct_attributes():
     scenes = scenes_of(5, 40)
     results = [Prediction(s, s.attributes) for s in scenes[:30]]
     results += [Prediction(s, replace(s.attributes, time="never", things=frozenset())) for s in scenes[30:]]
     things = [len(s.things) for s in scenes]
     attributes, whole = accuracy(results)
     assert whole == 0.75 and attributes == pytest.approx(1 - (10 + sum(things[30:])) / (120 + sum(things)))
-    rows = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in table(results).splitlines() if "|" in row}
-    assert (
-        rows["time"] == "75.0%"
-        and rows["setting"] == "100.0%"
-        and rows["**images with all attributes correct**"] == "75.0%"
-    )
-    assert rows["colour and kind of a thing"] == f"{sum(things[:30]) / sum(things):.1%}"
     with pytest.raises(ValueError, match="no images"):
         accuracy([])
 
@@ -223,7 +216,7 @@ def test_a_classifier_is_evaluated_on_renderings_and_through_the_autoencoder(pip
     scenes = held_out("classifier", 6, sample_scene)[0]
     evaluated = evaluate_classifier(perfect_classifier(scenes * 2), pipe, 6)
     assert [accuracy(results) for results in evaluated.values()] == [(1, 1), (1, 1)]
-    lines = report(evaluated).splitlines()
+    lines = table(evaluated).splitlines()
     assert "as drawn | 6 | 100.0% | 100.0%" in lines[2] and "through the autoencoder | 6" in lines[3]
     assert len(evaluate_classifier(small_classifier(), None, 2)) == 1
 

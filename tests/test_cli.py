@@ -116,7 +116,7 @@ def test_folder_and_glob_are_resumed(capsys):
         Image.open("in.png").save(f"photos/{name}")
     Path("photos/notes.txt").write_text("not a picture")
     assert edit(given="photos", output="made") == 0
-    assert sorted(p.name for p in Path("made").iterdir()) == ["a.png", "b-1.png", "b-2.png"]
+    assert sorted(p.name for p in Path("made").iterdir()) == ["a.png", "b.jpg.png", "b.png"]
     Path("made/a.png").unlink()
     before = {p: p.stat().st_mtime_ns for p in Path("made").iterdir()}
     capsys.readouterr()
@@ -124,7 +124,7 @@ def test_folder_and_glob_are_resumed(capsys):
     assert "2 of 3 are finished" in capsys.readouterr().err
     assert Path("made/a.png").is_file() and all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert edit("--seed", "1", given="photos/b.*", output="made") == 0
-    assert metadata.read(Path("made/b-1.png"))["seed"] == 1
+    assert metadata.read(Path("made/b.jpg.png"))["seed"] == 1
 
 
 def test_table(capsys):
@@ -136,7 +136,8 @@ def test_table(capsys):
     Image.open("in.png").save("sub/in.png")
     Path("sub/table.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
     assert edit(given="sub/table.jsonl", output="made") == 0
-    one, two = metadata.read(Path("made/in.png")), metadata.read(Path("made/named.webp"))
+    [unnamed] = Path("made").glob("in.png-*.png")
+    one, two = metadata.read(unnamed), metadata.read(Path("made/named.webp"))
     assert (one["instruction"], one["seed"], one["text_scale"]) == ("make it day", 3, 7.5)
     assert (two["instruction"], two["seed"], two["text_scale"]) == ("make it night", 0, 2)
     assert one["input"]["path"] == "../sub/in.png"
@@ -175,7 +176,9 @@ def test_again_gives_the_same_pixels(capsys):
     assert main(["show", "out.png", "--again", "--output", "sub/again.png"]) == 0
     assert "the pixels are equal" in capsys.readouterr().out
     assert (pixels("sub/again.png") == pixels("out.png")).all()
-    assert main(["show", "sub/again.png", "--again"]) == 0  # its paths are its own
+    given = ["--input", "in.png", "--weights", "editor.safetensors"]
+    assert main(["show", "sub/again.png", "--again"]) == 2  # its paths lead out of its folder
+    assert main(["show", "sub/again.png", "--again", *given]) == 0
     assert edit("--grid", "seed=1,2", output="sheet.jpg", steps="1") == 0
     assert main(["show", "sheet.jpg", "--again"]) == 0
 
@@ -201,7 +204,7 @@ def test_again_names_what_has_changed(capsys):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("in.png", "no metadata"), ("scene.png", "made again"), ("no.png", "no such file"), ("bad.png", "cannot be")],
+    [("in.png", "no metadata"), ("scene.png", "made again"), ("no.png", "no such file"), ("bad.png", "not a picture")],
 )
 def test_show_needs_metadata(capsys, name, words):
     Path("bad.png").write_bytes(b"no picture")
@@ -290,7 +293,7 @@ def test_help_waits_for_nothing():
 
 
 def test_ctrl_c_is_one_line_and_130():
-    words = "--input in.png --output out.png --edit night --weights editor.safetensors --steps 100000".split()
+    words = "--input in.png --output out.png --edit night --weights editor.safetensors --steps 10000".split()
     command = [sys.executable, str(ROOT / "sample.py"), "edit", *words]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background is born deaf to Ctrl-C
     process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heard)
@@ -315,7 +318,7 @@ def test_a_scene_is_drawn_with_its_caption(capsys):
     assert main(["tiny", "scene", "--seed", "3", "--size", "64", "--edit", "--output", "pair.png"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == told[2] and len(told) == 6
-    assert pixels("pair.png").shape == (64, 128, 3)
+    assert pixels("pair.png").shape == (64, 132, 3)
     assert (pixels("pair.png")[:, :64] == pixels("scene.png")).all()
 
 

@@ -65,19 +65,6 @@ def test_words_and_phrases():
         assert (cell(pixels("out.png"), i, 0, 2, rows) == expected).all()
 
 
-def test_a_pixel_is_marked_and_shows_what_it_attends_to():
-    assert attention("--at", "9,5", "30,20") == 0
-    pipe, record = minip2p.load("editor.safetensors"), Record(kind="self")
-    large = contact_sheet.resized(pipe.edit("in.png", "make it night", steps=2, control=[record]), (192, 144))
-    values = record.looks((9.5 / 32, 5.5 / 24), (3, 4), (3, 4))[0].numpy()
-    expected = np.asarray(figures.overlay(large, values / values.max(), smooth=False))
-    found = cell(pixels("out.png"), 0, 2, 2, 3)
-    differs = (found != expected).any(-1)
-    y, x = np.nonzero(differs)
-    assert 0.004 < differs.mean() < 0.01
-    assert (x.min() + x.max()) / 2 == 57 and (y.min() + y.max()) / 2 == 33  # six times 9.5 and 5.5
-
-
 def test_a_prompt_is_generated(capsys):
     assert attention("--prompt", "a red house, a blue house", "--resolution", "16") == 0
     assert pixels("out.png").shape[1] >= 640
@@ -114,10 +101,6 @@ def test_the_figure_holds_metadata():
         (["--edit", "  "], "has no words"),
         (["--edit", "?!"], "'?!' has no words"),
         (["--words", "day"], "'day' is not in the prompt 'make it night'; its words are: make, it, night"),
-        (["--at", "3"], "--at '3': expected X,Y"),
-        (["--at", "3,-1"], "--at '3,-1': expected X,Y"),
-        (["--at", "32,0"], "--at 32,0 is outside of the image, which has 32x24 pixels"),
-        (["--at", "3,3", "--words", "night"], "choose one"),
         (["--from", "0.5", "--to", "0.5"], "no step of 2 lies in the part from 0.5 to 0.5"),
         (["--to", "2"], "during 2.0: expected a number from 0 to 1"),
         (["--sampler", "magic"], "unknown sampler 'magic'"),

@@ -13,7 +13,8 @@ from minip2p.cli import check, figures, import_pairs, in_words
 from minip2p.cli.arguments import parse
 from minip2p.data import contact_sheet
 from minip2p.data import import_pairs as library
-from minip2p.data.edits import open_edits, split
+from minip2p.data.edits import open_edits
+from minip2p.data.split import split
 from minip2p.tinyworld.scenes import render, sample_edit
 
 COUNT = 4
@@ -192,7 +193,7 @@ BROKEN = {
     "10,000 characters": ({"edit": "x" * 10_000}, "'edit' has 10,000 characters; expected at most 2,000"),
     "a long caption": ({"input": "x" * 10_000}, "'input' has 10,000 characters"),
     "half a character": ({"edit": "\ud800"}, "half a character"),
-    "a caption for a picture": ({"source": None, "input": "0.png"}, "'input' is a caption here"),
+    "a caption for a picture": ({"source": None, "input": "a red cat"}, "'input' is a caption here"),
     "a list": ({"source": ["0.png"]}, "expected a file's name"),
 }
 
@@ -250,7 +251,7 @@ def test_missing_and_ambiguous_names_are_errors(rows, capsys):
         (["--source", "no", "--target", "b", "--edit", "x", "--output", "out"], "source no: no such folder"),
         ([*OWN, "--table", "no.jsonl"], "no.jsonl: no such file"),
         ([*OWN, "--table", "empty.jsonl"], "empty.jsonl is empty"),
-        ([*OWN, "--table", "a/0.png"], "expected a .jsonl or .csv table"),
+        ([*OWN, "--table", "a/0.png"], "unknown ending '.png'; expected one of .jsonl"),
         ([*OWN, "--data", "a"], "choose one"),
         ([*TABLE, "--part", "dev"], "--part goes with --data"),
         (["--data", "a", "--output", "out"], "no known set of edit pairs"),

@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from helpers_cli import edit, files
 
+from minip2p.cli import LESS_MEMORY, in_words, main
 from minip2p.cli import edit as edit_verb
-from minip2p.cli import in_words, main
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -83,7 +84,7 @@ def test_mistakes_are_one_line(capsys):
         (["convert", "--weights", "editor.safetensors", "--output", "in.png"], "exists already"),
         (
             ["convert", "--weights", "editor.safetensors", "--output", "x.safetensors", "--widen"],
-            "expected fewer than 8",
+            "'text-to-image' is needed",
         ),
         (["train"], "missing {editor,text2image"),
         (["train", "editor", "--steps", "0"], "train.steps = 0"),
@@ -118,11 +119,20 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     with pytest.raises(json.JSONDecodeError):
         edit()
     monkeypatch.setenv("MINIP2P_DEBUG", "1")
-    with pytest.raises(OSError, match="nope.png"):
+    with pytest.raises(ValueError, match="nope.png"):
         edit(given="nope.png")
 
 
 def test_too_little_memory_is_one_line():
-    assert "--low-memory" in in_words(MemoryError())
-    assert "--low-memory" in in_words(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    torchs = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+    for error in (MemoryError(), torchs, OSError(12, "Cannot allocate memory"), RuntimeError("MPS out of memory")):
+        assert "--low-memory" in in_words(error, "edit") and "train.micro_batch" in in_words(error, "train")
+        assert in_words(error, "convert") == "out of memory; try a machine with more"
     assert in_words(RuntimeError("mat1 and mat2")) is None
+
+
+@pytest.mark.parametrize("verb", LESS_MEMORY)
+def test_advice_on_memory_names_options_that_the_verb_has(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    known = capsys.readouterr().out
+    assert all(word in known for word in re.findall(r"--[\w-]+", LESS_MEMORY[verb]))

@@ -20,6 +20,7 @@ from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minip2p import files
 from minip2p.config import LlamaConfig
 from minip2p.data.captions import bare, prompt_text
 from minip2p.data.pair_files import json_lines
@@ -208,7 +209,7 @@ def test_refused_words_are_whole_words_in_upper_or_lower_case(word):
 )
 def test_impossible_settings_are_refused(wrong):
     (name,) = wrong
-    with pytest.raises(ValueError, match=f"{name.replace('_', ' ')} .*expected"):
+    with pytest.raises(ValueError, match=f"{name} = .*expected"):
         Settings(**wrong)
 
 
@@ -361,6 +362,8 @@ def test_shards_at_the_same_time_write_what_one_process_does(tmp_path, whole):
 
 
 def test_parts_that_another_process_joins_meanwhile_are_left_alone(tmp_path, whole, monkeypatch):
+    """Where folders cannot be locked."""
+    monkeypatch.setattr(files, "fcntl", None)
     output, read = tmp_path / "prompts.jsonl", instruction_files._read_part
 
     def other_joins(path, size):
@@ -451,3 +454,37 @@ def test_a_full_disk_loses_nothing(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", real)
     write(Fake(), CAPTIONS, output, SMALL)
     assert everything(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", "{}", '{"settings": 3}', '{"settings": {"threads": 1000000000}}', '{"summary": {"captions": []}}'],
+)
+def test_a_damaged_record_of_a_finished_run_is_one_line(tmp_path, content):
+    output = tmp_path / "prompts.jsonl"
+    write(Fake(), CAPTIONS, output, SMALL)
+    record = tmp_path / "prompts.run.json"
+    good = json.loads(record.read_text())
+    record.write_text(content)
+    with pytest.raises(ValueError, match="prompts.run.json") as error:
+        write(Fake(), CAPTIONS, output, SMALL)
+    assert "\n" not in str(error.value)
+    for summary in (None, [], {"captions": "many"}, {}):
+        record.write_text(json.dumps(good | {"summary": summary}))
+        with pytest.raises(ValueError, match="prompts.run.json, summary"):
+            instruction_files.read_summary(output)
+
+
+@pytest.mark.parametrize(
+    "row", ['{"input": "a", "lines": 5}', '{"input": "a", "attempts": "x"}', '{"x": 1}', "[]", "[" * 9000]
+)
+def test_a_block_with_rows_of_another_kind_is_named(tmp_path, row):
+    output = tmp_path / "prompts.jsonl"
+    write_part(output)
+    block = next((tmp_path / "prompts.jsonl.parts").glob("0*.jsonl"))
+    block.write_text(f"{row}\n" * len(block.read_text().splitlines()))
+    with pytest.raises(ValueError, match=f"{block.name} is damaged; remove it, and the same call makes it again"):
+        write(Fake(), CAPTIONS, output, SMALL)
+    block.unlink()
+    write(Fake(), CAPTIONS, output, SMALL)
+    assert not block.exists() and output.exists()

@@ -6,19 +6,23 @@ import math
 import pickle
 import sys
 import tarfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_pairs import write_pair_unit
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minip2p.data.edits import Edits, EditsError, EditText, open_edits, split, split_of
+from minip2p.data.edits import Edits, EditsError, EditText, open_edits
 from minip2p.data.images import ImageError
 from minip2p.data.inspect import Inspection, difference
 from minip2p.data.layouts.table import open_table
 from minip2p.data.layouts.webdataset import part_of
+from minip2p.data.pair_files import AUTHORS, PairUnit, unit_name
+from minip2p.data.split import split, split_of
 from minip2p.tinyworld.scenes import render, sample_edit
 
 COUNT = 5
@@ -210,19 +214,13 @@ def test_magicbrush_turns_of_one_picture_stay_together(tmp_path):
     assert [text.group for text in edits.texts()] == ["7", "7", "8"]
 
 
-@pytest.mark.parametrize("form", ["folder", "webdataset"])
-def test_what_minip2p_pairs_writes(tmp_path, form):
-    """Whole prompts and parts of one; of the samples only the candidates are pairs."""
-    from helpers_pairs import write_pair_unit
-
-    from minip2p.data.pair_files import AUTHORS, PairUnit, unit_name
-
-    names = ["0000012.000-024", "0000012.025-049", *map(unit_name, (13, 14, 15))]
+def test_what_minip2p_pairs_writes(tmp_path):
+    """Of the samples only the candidates are pairs."""
+    names = [unit_name(i) for i in range(12, 17)]
     for i, (name, pair) in enumerate(zip(names, PAIRS)):
         rows = [dict.fromkeys(AUTHORS, 0.5) | {"sample": k, "seed": 10 * i + k, "candidate": k == 1} for k in range(3)]
         pictures = {10 * i + 1: (stored(pair["source"]), stored(pair["target"]))}
-        unit = PairUnit(name=name, prompt=TEXTS[i] | {"id": 12}, scores=rows, images=pictures)
-        write_pair_unit(tmp_path, unit, form)
+        write_pair_unit(tmp_path, PairUnit(name=name, prompt=TEXTS[i] | {"id": 12}, scores=rows, images=pictures))
     put(tmp_path / "run.json", {})
     check(open_edits(tmp_path))
     put(tmp_path / "seeds.json", [[names[1], [11]], [names[4], [41]]])
@@ -335,8 +333,10 @@ def test_tables_without_pairs_say_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_without_the_library_one_line_says_what_to_install(tmp_path, monkeypatch):
+    table = {name: ["a"] for name in ("source", "target", "edit")}
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").table(table), tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    put(tmp_path / "a.parquet", b"PAR1")
     with pytest.raises(EditsError, match=r"pip install 'minip2p\[data\]'"):
         open_edits(tmp_path / "a.parquet")
 
@@ -414,8 +414,8 @@ def test_a_tar_cut_short_is_refused(tmp_path):
 
 
 def test_unknown_paths_and_layouts_are_errors(tmp_path):
-    for path, said in (("no", "no such file or folder"), ("a.txt", "expected a folder, a .tar or a .parquet")):
-        (tmp_path / "a.txt").write_text("")
+    for path, said in (("no", "no such file or folder"), ("a.zip", "expected a folder of edit pairs, or a file")):
+        (tmp_path / "a.zip").write_text("")
         with pytest.raises(EditsError, match=said):
             open_edits(tmp_path / path)
     with pytest.raises(EditsError, match="unknown layout 'zip'; there are folder"):
@@ -457,7 +457,7 @@ def sides(items: list[EditText], fractions) -> dict[str, int]:
 
 @given(st.lists(st.one_of(st.none(), captions), max_size=20), st.data(), fraction_lists)
 def test_no_item_moves_when_others_come_or_go(those, data, fractions):
-    items = [text_of(caption, str(i)) for i, caption in enumerate(those)]
+    items = [text_of(caption, str(i)) for i, caption in enumerate(dict.fromkeys(those))]
     kept = data.draw(st.lists(st.sampled_from(items), unique_by=lambda item: item.key) if items else st.just([]))
     whole = sides(items, fractions)
     assert sides(kept, fractions).items() <= whole.items()
@@ -465,8 +465,9 @@ def test_no_item_moves_when_others_come_or_go(those, data, fractions):
 
 @given(st.lists(captions, max_size=20), fraction_lists)
 def test_all_of_one_caption_are_together(those, fractions):
-    again = [f" {caption.upper()} " for caption in those if caption.isascii()]
-    items = [text_of(caption, str(i)) for i, caption in enumerate(those + again)]
+    again = [f" {caption.upper()} " for caption in set(those) if caption.isascii()]
+    others = [f"another {i}" for i in range(800)]  # so that no group is large
+    items = [text_of(caption, str(i)) for i, caption in enumerate([*set(those), *again, *others])]
     found = sides(items, fractions)
     by_caption = {}
     for item in items:
@@ -485,6 +486,31 @@ def test_of_many_captions_the_splits_have_about_their_fractions():
     for each, fraction in zip(lists, fractions):
         deviation = math.sqrt(count * fraction * (1 - fraction))
         assert abs(len(each) - count * fraction) < 5 * deviation
+
+
+SMALL_SETS = {
+    "one caption": [text_of("a photo", str(i)) for i in range(40)],
+    "one caption, few pairs": [text_of("a photo", str(i)) for i in range(6)],
+    "one caption and one instruction without": [text_of(None if i % 2 else "a photo", str(i)) for i in range(40)],
+    "three captions": [text_of(f"caption {i % 3}", str(i)) for i in range(60)],
+    "one picture": [EditText(name=f"{i}", key=f"{i}", instruction="x", origin="a.png") for i in range(30)],
+    "one large group": [text_of("a photo" if i < 900 else f"caption {i}", str(i)) for i in range(1000)],
+}
+
+
+@pytest.mark.parametrize("name", SMALL_SETS)
+@pytest.mark.parametrize("salt", ["", "b", "c"])
+def test_where_groups_are_few_every_split_gets_something(name, salt):
+    items = [replace(item, key=f"{item.key}{salt}") for item in SMALL_SETS[name]]
+    lists = split(Edits(Texts(items), "a"))
+    assert all(lists) and len(lists[0]) > len(lists[1]) + len(lists[2])
+    assert sides(items[::-1], (0.9, 0.05, 0.05)) == sides(items, (0.9, 0.05, 0.05)), "in any order"
+
+
+def test_a_set_of_many_groups_is_split_by_them_alone():
+    items = [text_of(f"caption {i // 4}", str(i)) for i in range(400)]
+    found = sides(items, (0.9, 0.05, 0.05))
+    assert all(found[str(i)] == split_of(f"caption {i // 4}") for i in range(400))
 
 
 def test_a_split_never_changes():

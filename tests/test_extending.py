@@ -25,7 +25,7 @@ from minip2p.evaluation.metrics import METRICS, compare
 from minip2p.models.denoisers import DENOISERS, build_denoiser
 from minip2p.models.text_encoder import TextEncoder
 from minip2p.models.vae import AutoencoderKL
-from minip2p.nn.norms import NORMS
+from minip2p.nn.blocks import NORMS
 from minip2p.pipeline import Pipeline
 from minip2p.text.learn import learn_bpe
 

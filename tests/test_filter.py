@@ -18,7 +18,17 @@ from minip2p.data import pair_files
 from minip2p.data.images import from_tensor
 from minip2p.datagen import clip_filter
 from minip2p.datagen.clip_filter import filter_units
-from minip2p.evaluation.metrics import KEYS, PAPER, RELEASED, RULES, Thresholds, encode_pictures, scores, similarities
+from minip2p.evaluation.metrics import (
+    KEYS,
+    PAPER,
+    RELEASED,
+    RULES,
+    Thresholds,
+    compare,
+    encode_pictures,
+    scores,
+    similarities,
+)
 from minip2p.models.clip import CLIP
 
 COSINE = st.integers(-20, 20).map(lambda n: n / 20)  # few values: many ties, and many at a threshold
@@ -63,7 +73,7 @@ def texts(n: int, word: str) -> list[str]:
 
 
 def near(one, other) -> bool:
-    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+    return all(torch.allclose(a, b, atol=1e-4) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
@@ -168,27 +178,15 @@ def test_thresholds_are_cosines(value):
 # What is kept
 
 
-def part_name(prompt: int, samples: range | None) -> str:
-    """As earlier versions named the folder of some samples of a prompt."""
-    name = pair_files.unit_name(prompt)
-    return name if samples is None else f"{name}.{samples[0]:03d}-{samples[-1]:03d}"
-
-
 @st.composite
 def made(draw) -> dict[str, list[dict]]:
-    """Units of a few prompts, some in parts; samples with any scores, and seeds that tell (prompt, sample)."""
+    """Units of a few prompts; samples with any scores, and seeds that tell (prompt, sample)."""
     found = {}
     for prompt in draw(st.lists(st.integers(0, 30), max_size=4, unique=True)):
-        n = draw(st.integers(0, 8))
-        cut = draw(st.integers(0, n))
-        parts = {pair_files.unit_name(prompt): range(n)}
-        if 0 < cut < n:
-            parts = {part_name(prompt, part): part for part in (range(cut), range(cut, n))}
-        for name, samples in parts.items():
-            found[name] = [
-                score(*(draw(COSINE) for _ in RULES), sample=i, seed=1000 * prompt + i, candidate=draw(st.booleans()))
-                for i in samples
-            ]
+        found[pair_files.unit_name(prompt)] = [
+            score(*(draw(COSINE) for _ in RULES), sample=i, seed=1000 * prompt + i, candidate=draw(st.booleans()))
+            for i in range(draw(st.integers(0, 8)))
+        ]
     return found
 
 
@@ -236,14 +234,11 @@ def test_every_sample_is_counted_once(made, thresholds, most):
     told, by_seed = filter_units(sorted(made.items()), thresholds, most), samples(made)
     assert told.samples == len(by_seed)
     assert told.samples == told.passed + sum(bool(thresholds.refuses(each)) for each in by_seed.values())
-    assert told.passed == told.kept + told.over + told.lost and min(told.over, told.lost) >= 0
-    as_if = {unit: [each | {"candidate": True} for each in scores] for unit, scores in made.items()}
-    wished = [seed for seeds in keep(as_if, thresholds, most).values() for seed in seeds]
-    assert told.lost == sum(not by_seed[seed]["candidate"] for seed in wished)
+    assert told.passed >= told.kept
     assert told.kept == sum(map(len, told.seeds.values()))
-    assert told.prompts == len({unit[:7] for unit in made}) >= told.prompts_kept == len({u[:7] for u in told.seeds})
+    assert told.prompts == len(made) >= told.prompts_kept == len(told.seeds)
     for rule in RULES:
-        assert 0 <= told.alone[rule] <= told.fell[rule] <= told.samples - told.passed
+        assert 0 <= told.fell[rule] <= told.samples - told.passed
         values = [each[KEYS[rule]] for each in by_seed.values()] or [0.0]
         assert told.quantiles[rule] == pytest.approx(np.quantile(values, clip_filter.QUANTILES), abs=1e-6)
     assert str(told.kept) in clip_filter.table(told)
@@ -263,19 +258,7 @@ def test_a_worse_sample_takes_the_place_of_one_without_images():
     ]
     told = filter_units([("0000001", rows)], PAPER, 2)
     assert told.seeds == {"0000001": [0, 4]}
-    assert (told.passed, told.kept, told.lost, told.over) == (4, 2, 1, 1)
-
-
-def test_the_parts_of_one_prompt_are_filtered_together():
-    def row(sample, direction):
-        return score(direction=direction, sample=sample, seed=sample, candidate=True)
-
-    made = {
-        "0000007.000-001": [row(0, 0.5), row(1, 0.9)],
-        "0000007.002-003": [row(2, 0.8), row(3, 0.4)],
-        "0000008": [row(0, 0.3)],
-    }
-    assert keep(made, PAPER, 2) == {"0000007.000-001": [1], "0000007.002-003": [2], "0000008": [0]}
+    assert (told.passed, told.kept) == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +267,8 @@ def test_the_parts_of_one_prompt_are_filtered_together():
         ([], "sample"),
         ({"sample": 0}, "seed"),
         (score(sample=0, seed=1), "candidate"),
-        (score(sample=0, seed="1", candidate=True), "seed"),
+        (score(sample=0, seed="one", candidate=True), "seed"),
+        (score(sample=0, seed=1.5, candidate=True), "seed"),
         (score(sample=0, seed=1, candidate=1), "candidate"),
         (score(sample=0, seed=1, candidate=True, clip_sim_dir=None), "clip_sim_dir"),
         (score(sample=0, seed=1, candidate=True, clip_sim_image=math.nan), "clip_sim_image"),
@@ -305,32 +289,23 @@ def test_at_least_one_pair_of_a_prompt_can_be_kept():
 # On disk
 
 
-def unit(
-    prompt: int, directions: list[float], candidates: list[bool], samples: range | None = None
-) -> pair_files.PairUnit:
-    start = samples.start if samples else 0
+def unit(prompt: int, directions: list[float], candidates: list[bool]) -> pair_files.PairUnit:
     rows = [
         score(
-            direction=direction,
-            sample=start + i,
-            seed=100 * prompt + start + i,
-            p2p_threshold=0.5,
-            cfg_scale=7.5,
-            candidate=candidate,
+            direction=direction, sample=i, seed=100 * prompt + i, p2p_threshold=0.5, cfg_scale=7.5, candidate=candidate
         )
         for i, (direction, candidate) in enumerate(zip(directions, candidates, strict=True))
     ]
     chosen = {row["seed"]: (b"0", b"1") for row in rows if row["candidate"]}
     row = {"input": "a cat", "edit": "make it a dog", "output": "a dog", "id": prompt}
-    return pair_files.PairUnit(name=part_name(prompt, samples), prompt=row, scores=rows, images=chosen)
+    return pair_files.PairUnit(name=pair_files.unit_name(prompt), prompt=row, scores=rows, images=chosen)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two prompts, the first in two parts, the second in a tar; a third of which nothing passes."""
-    write_pair_unit(tmp_path, unit(1, [0.3, 0.1, 0.5], [True, False, True], range(0, 3)))
-    write_pair_unit(tmp_path, unit(1, [0.4, 0.9], [True, False], range(3, 5)))
-    write_pair_unit(tmp_path, unit(2, [0.2, 0.6], [True, True]), "webdataset")
+    """Two prompts; a third of which nothing passes."""
+    write_pair_unit(tmp_path, unit(1, [0.3, 0.1, 0.5, 0.4, 0.9], [True, False, True, True, False]))
+    write_pair_unit(tmp_path, unit(2, [0.2, 0.6], [True, True]))
     write_pair_unit(tmp_path, unit(3, [0.1], [False]))
     return tmp_path
 
@@ -338,19 +313,12 @@ def folder(tmp_path):
 def test_a_folder_is_filtered_again_and_again_with_the_same_bytes(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     told = clip_filter.run(folder, PAPER, 2)
-    assert json.loads((folder / "seeds.json").read_text()) == [
-        ["0000001.000-002", [102]],
-        ["0000001.003-004", [103]],
-        ["0000002", [201, 200]],
-    ]
-    assert (told.samples, told.passed, told.lost, told.over, told.kept) == (8, 6, 1, 1, 4)
-    assert (told.fell["direction"], told.alone["direction"], told.fell["image"]) == (2, 2, 0)
+    assert json.loads((folder / "seeds.json").read_text()) == [["0000001", [102, 103]], ["0000002", [201, 200]]]
+    assert (told.samples, told.passed, told.kept) == (8, 6, 4)
+    assert (told.fell["direction"], told.fell["image"]) == (2, 0)
     assert (told.prompts, told.prompts_kept) == (3, 2)
     made = {name: (folder / name).read_bytes() for name in ("seeds.json", "filter.json")}
-    assert clip_filter.run(folder, Thresholds(direction=0.5), None).seeds == {
-        "0000001.000-002": [102],
-        "0000002": [201],
-    }
+    assert clip_filter.run(folder, Thresholds(direction=0.5), None).seeds == {"0000001": [102], "0000002": [201]}
     assert (folder / "seeds.json").read_bytes() != made["seeds.json"]
     clip_filter.run(folder, PAPER, 2)
     assert {name: (folder / name).read_bytes() for name in made} == made
@@ -385,12 +353,9 @@ def test_a_folder_of_the_authors_with_scores_of_candidates_only_is_filtered_too(
 def test_a_broken_unit_is_named_and_leaves_what_was_kept(folder):
     clip_filter.run(folder)
     before = (folder / "seeds.json").read_bytes()
-    lines = (folder / "0000001.000-002/scores.jsonl").read_text().splitlines()
-    for broken, words in (
-        ('{"sample": 1', "0000001.000-002.*line 2: not JSON"),
-        ("3", "0000001.000-002.*line 2: expected an object"),
-    ):
-        (folder / "0000001.000-002/scores.jsonl").write_text("\n".join([lines[0], broken, lines[2]]))
+    lines = (folder / "0000001/scores.jsonl").read_text().splitlines()
+    for broken, words in (('{"sample": 1', "0000001.*line 2: not JSON"), ("3", "0000001.*line 2: expected an object")):
+        (folder / "0000001/scores.jsonl").write_text("\n".join([lines[0], broken, lines[2]]))
         with pytest.raises(ValueError, match=words) as error:
             clip_filter.run(folder)
         assert str(folder) in str(error.value) and (folder / "seeds.json").read_bytes() == before
@@ -402,3 +367,15 @@ def test_a_folder_of_nothing_or_nowhere_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         clip_filter.run(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [2 * torch.rand(3, 8, 8) - 1, 255 * torch.rand(3, 8, 8), torch.full((3, 8, 8), math.nan)]
+)
+def test_tensors_that_are_measured_lie_in_0_to_1(clip, wrong):
+    """A decoder's overshoot passes; [-1, 1], 0..255 and NaN do not."""
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        encode_pictures(clip, [wrong])
+    with pytest.raises(ValueError, match="truths holds values"):
+        compare(torch.rand(1, 3, 8, 8), wrong[None])
+    encode_pictures(clip, [torch.rand(3, 8, 8) * 1.001])

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from minip2p.config import ScheduleConfig
-from minip2p.diffusion import (
-    SAMPLERS,
-    SPACINGS,
-    TIMES,
-    BetaSchedule,
-    Cond,
-    Denoiser,
-    FlowSchedule,
-    get_sampler,
-    make_schedule,
-)
+from minip2p.diffusion import SAMPLERS, SPACINGS, BetaSchedule, Cond, Denoiser, FlowSchedule, get_sampler, make_schedule
+from minip2p.training.rng import TIMES
 
 law = settings(deadline=None, max_examples=50)
 FLOW = FlowSchedule()
@@ -129,15 +120,15 @@ def test_every_sampler_finds_the_datas_mean_and_spread(sampler):
 def test_logit_normal_times_are_a_normal_log_sigma(seed):
     """t = sigmoid(normal) is sigma = t / (1 - t) = exp(normal)."""
     u = torch.rand(4000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    t = TIMES["logit_normal"](u)
+    t = (TIMES["logit_normal"](u, FLOW) - FLOW.first) / (FLOW.last - FLOW.first)
     assert ((t > 0) & (t < 1)).all() and torch.equal(t.argsort(), u.argsort())
     assert_close(t.logit(), torch.special.ndtri(u), rtol=1e-6, atol=1e-6)
-    logs = FLOW.at(t).log()
+    logs = FLOW.sigma(FLOW.first + t * (FLOW.last - FLOW.first)).log()
     assert abs(logs.mean().item()) < 0.08 and abs(logs.std().item() - 1) < 0.06
 
 
 @pytest.mark.parametrize("schedule", [FLOW, FlowSchedule(shift=3.0), BetaSchedule()])
 def test_fractions_span_the_training_times(schedule):
-    levels = schedule.at(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    levels = schedule.sigma(TIMES["uniform"](torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), schedule))
     assert levels[0] == pytest.approx(schedule.sigma_min) and levels[2] == pytest.approx(schedule.sigma_max)
     assert_close(schedule.t(levels[1]).item(), (schedule.first + schedule.last) / 2, rtol=0, atol=1e-6)

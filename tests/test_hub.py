@@ -8,14 +8,21 @@ from threading import Thread
 import pytest
 
 from minip2p.checkpoints import CheckpointError
-from minip2p.checkpoints.hub import UNWANTED, WANTED, fetch
+from minip2p.checkpoints.hub import fetch, wanted_files
 
 COMMIT = "0123456789" * 4
 FILES = {
     "model_index.json": b"{}",
     "unet/config.json": b"{}",
     "unet/diffusion_pytorch_model.safetensors": bytes(range(256)) * 8000,
+    "vae/config.json": b"{}",
+    "vae/diffusion_pytorch_model.fp16.safetensors": b"half precision alone",
+    "text_encoder/config.json": b"{}",
+    "text_encoder/pytorch_model.bin": b"a pickle alone",
+    "tokenizer/merges.txt": b"",
     "unet/diffusion_pytorch_model.bin": b"the same again",
+    "unet/diffusion_pytorch_model.non_ema.safetensors": b"others",
+    "safety_checker/model.safetensors": b"unused",
     "v1-5.ckpt": bytes(100_000),
 }
 
@@ -23,7 +30,7 @@ FILES = {
 class Hub(BaseHTTPRequestHandler):
     """Answers for the repository a/b as the hub does; the first answer with a file's bytes breaks off after `cut`."""
 
-    cut, asked = None, []
+    cut, asked, files = None, [], FILES
 
     def do_HEAD(self):
         self.do_GET()
@@ -31,12 +38,14 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.partition("?")[0]
         if path.startswith("/api/models/a/b/tree/"):
-            self.answer(json.dumps([{"type": "file", "path": n, "size": len(d), "oid": n} for n, d in FILES.items()]))
+            self.answer(
+                json.dumps([{"type": "file", "path": n, "size": len(d), "oid": n} for n, d in self.files.items()])
+            )
         elif path.startswith("/api/models/a/b"):
-            self.answer(json.dumps({"id": "a/b", "sha": COMMIT, "siblings": [{"rfilename": n} for n in FILES]}))
-        elif path.startswith("/a/b/resolve/") and (name := path.split("/", 5)[5]) in FILES:
+            self.answer(json.dumps({"id": "a/b", "sha": COMMIT, "siblings": [{"rfilename": n} for n in self.files]}))
+        elif path.startswith("/a/b/resolve/") and (name := path.split("/", 5)[5]) in self.files:
             self.asked.append((self.command, name))
-            self.answer(FILES[name], name)
+            self.answer(self.files[name], name)
         else:
             self.send_error(404)
 
@@ -88,7 +97,7 @@ def test_a_repository_comes_without_what_we_do_not_read(hub, tmp_path):
     large = ("GET", "unet/diffusion_pytorch_model.safetensors")
     for _ in range(2):
         folder = fetch("a/b", tmp_path)
-        assert folder == tmp_path / "a--b" and contents(folder) == {name: FILES[name] for name in list(FILES)[:3]}
+        assert folder == tmp_path / "a--b" and contents(folder) == {name: FILES[name] for name in list(FILES)[:8]}
         assert hub.asked.count(large) == 1
 
 
@@ -117,6 +126,7 @@ def test_a_missing_repository_or_file(hub, tmp_path, source):
 
 def test_no_server(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's five tries
     with pytest.raises(CheckpointError, match="^a/b: not fetched: "):
         fetch("a/b", tmp_path)
 
@@ -127,10 +137,17 @@ def test_other_sources_are_refused(tmp_path, source):
         fetch(source, tmp_path)
 
 
+PIPELINE = ["model_index.json", *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder"))]
+FLAX = [f"{part}/flax_model.msgpack" for part in ("unet", "vae", "text_encoder")]
+
+
+def weights(ending, unet="unet/diffusion_pytorch_model"):
+    return [f"{unet}{ending}", f"vae/diffusion_pytorch_model{ending}", f"text_encoder/model{ending}"]
+
+
 @pytest.mark.parametrize(
     "files, wanted",
     [
-        (["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "v1-5.ckpt", "README.md"], 2),
         (["config.json", "model.safetensors", "vocab.json", "merges.txt", "pytorch_model.bin", "tf_model.h5"], 4),
         (
             [
@@ -140,15 +157,63 @@ def test_other_sources_are_refused(tmp_path, source):
                 "tokenizer.model",
                 "model.safetensors.index.json",
                 "consolidated.safetensors",
+                "model-00001-of-00002.fp16.safetensors",
                 "pytorch_model-00001-of-00002.bin",
             ],
             5,
         ),
+        ([*PIPELINE, *weights(".safetensors"), *weights(".fp16.safetensors"), *weights(".bin"), *FLAX], 7),
+        ([*PIPELINE, *weights(".bin"), *FLAX, "README.md"], 7),
+        ([*PIPELINE, *weights(".fp16.safetensors"), *weights(".non_ema.safetensors"), "a.ckpt"], 7),
+        ([*PIPELINE, *weights(".non_ema.safetensors"), *FLAX], 7),
+        ([*PIPELINE, *weights(".ema.safetensors"), *weights(".safetensors")], 7),
+        (
+            [
+                *PIPELINE,
+                *weights(".safetensors", unet="unet/diffusion_pytorch_model-00001-of-00001"),
+                "unet/diffusion_pytorch_model.safetensors.index.json",
+                "unet/diffusion_pytorch_model.fp16-00001-of-00001.safetensors",
+            ],
+            8,
+        ),
+        (
+            [
+                *PIPELINE,
+                *weights(".fp16.safetensors", unet="unet/diffusion_pytorch_model-00001-of-00001"),
+                "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+                "unet/diffusion_pytorch_model-00001-of-00001.bin",
+            ],
+            8,
+        ),
     ],
 )
 def test_of_a_repository_only_what_we_read_is_fetched(files, wanted):
-    filters = pytest.importorskip("huggingface_hub.utils").filter_repo_objects
-    assert list(filters(files, allow_patterns=WANTED, ignore_patterns=UNWANTED)) == files[:wanted]
+    assert sorted(wanted_files(files)) == sorted(files[:wanted])
+
+
+@pytest.mark.parametrize(
+    "files, reason",
+    [
+        ([*PIPELINE, *FLAX], "no weights that we read in unet/; there is flax_model.msgpack"),
+        ([*PIPELINE, *weights(".safetensors")[:1], *FLAX], "no weights that we read in vae/"),
+        ([*PIPELINE, "unet/model.onnx", "vae/model.onnx"], "there is model.onnx"),
+        (
+            [*PIPELINE, *weights(".safetensors"), "text_encoder_2/model.safetensors"],
+            "a text_encoder_2; expected Stable",
+        ),
+        (["model_index.json", "transformer/diffusion_pytorch_model.safetensors"], "a transformer; expected Stable"),
+        (["v1-5.ckpt", "v1-5.safetensors"], "neither.*give one of its files: a/b:v1-5.ckpt, a/b:v1-5.safetensors"),
+        (["README.md"], "neither model_index.json nor config.json$"),
+        (["config.json", "tf_model.h5"], "no weights that we read in it; there is tf_model.h5"),
+    ],
+)
+def test_a_repository_without_weights_that_we_read_is_refused_before_anything_is_downloaded(
+    hub, files, reason, tmp_path
+):
+    hub.files = dict.fromkeys(files, b"{}")
+    with pytest.raises(CheckpointError, match=f"^a/b: not fetched: .*{reason}"):
+        fetch("a/b", tmp_path)
+    assert not hub.asked and not list(tmp_path.glob("a--b/*"))
 
 
 def test_without_the_extra(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import difference, randomise, small_config, small_pipeline
+from conftest import ROUNDING, difference, randomise, small_config, small_pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,10 +18,8 @@ from minip2p.checkpoints.files import open_weights, write_safetensors
 from minip2p.control.inversion import ddim_inversion, descend, null_text_inversion
 from minip2p.data.images import to_tensor
 from minip2p.diffusion import BetaSchedule, ddim
-from minip2p.evaluation.metrics import psnr
 from minip2p.models.unet import UNet
 from minip2p.pipeline import Progress, load_inversion, save_inversion
-from minip2p.tinyworld.evaluation.inversion import AUTOENCODER, METHODS, reconstruct, table
 
 PROMPT, EDITED = "a red house", "a blue house"
 FEW = {"steps": 4, "inner": 2}
@@ -215,7 +213,7 @@ def test_null_texts_reconstruct_better_than_ddim_alone(pipe):
         errors[method] = difference(z, z0)
     print(errors)
     assert errors["null_text"] < 0.5 * errors["ddim"]
-    assert difference(z, told[-1].step.z[0]) < 1e-4  # generating takes the very steps that descent ended with
+    assert difference(z, told[-1].step.z[0]) < ROUNDING  # generating takes the very steps that descent ended with
 
 
 @pytest.mark.parametrize("scale", [0, 1, 7.5])
@@ -224,7 +222,7 @@ def test_negative_prompts_are_ddim_without_guidance(pipe, scale):
     negative, plain = (pipe.invert(picture(), PROMPT, method=m, **how) for m in ("negative_prompt", "ddim"))
     assert torch.equal(negative.z, plain.z)
     a = pipe.generate(PROMPT, start=negative, output="latent")
-    assert difference(a, pipe.generate(PROMPT, start=plain, scale=1, output="latent")) < 1e-5
+    assert difference(a, pipe.generate(PROMPT, start=plain, scale=1, output="latent")) < ROUNDING
 
 
 def test_generation_takes_the_inversions_scale(pipe):
@@ -234,13 +232,13 @@ def test_generation_takes_the_inversions_scale(pipe):
         assert torch.equal(ours, pipe.generate(PROMPT, start=start, scale=start.scale, output="latent"))
     assert difference(both[0], both[1]) > 1e-3
     source, _ = pipe.generate_pair(PROMPT, EDITED, start=starts[0], output="latent")
-    assert difference(source, both[0]) < 1e-5
+    assert difference(source, both[0]) < ROUNDING
 
 
 def test_a_pair_from_an_inversion_keeps_the_picture_as_its_source(pipe):
     start = pipe.invert(picture(), PROMPT, scale=3, **FEW)
     source, edited = pipe.generate_pair(PROMPT, EDITED, start=start, share=0.5, output="latent")
-    assert difference(source, pipe.generate(PROMPT, start=start, output="latent")) < 1e-5
+    assert difference(source, pipe.generate(PROMPT, start=start, output="latent")) < ROUNDING
     assert difference(edited, source) > 1e-3
 
 
@@ -253,7 +251,7 @@ def test_a_picture_is_inverted_alike_alone_and_in_a_batch(pipe):
     for i, ours in enumerate(together):
         alone = pipe.invert(pictures[i], prompts[i], scale=scales[i], **common)
         assert (ours.prompt, ours.scale) == (alone.prompt, alone.scale)
-        assert difference(ours.z, alone.z) < 1e-5 and difference(ours.nulls, alone.nulls) < 1e-3
+        assert difference(ours.z, alone.z) < ROUNDING and difference(ours.nulls, alone.nulls) < 1e-3
     assert pipe.invert([], PROMPT) == [] and len(pipe.invert([picture()], PROMPT, method="ddim", steps=1)) == 1
 
 
@@ -261,7 +259,7 @@ def test_checkpointing_and_inference_mode_change_nothing(pipe):
     a = pipe.invert(picture(), PROMPT, steps=2, inner=2)
     with torch.inference_mode():
         b = pipe.invert(picture(), PROMPT, steps=2, inner=2, checkpointing=False)
-    assert torch.equal(a.z, b.z) and difference(b.nulls, a.nulls) < 1e-5
+    assert torch.equal(a.z, b.z) and difference(b.nulls, a.nulls) < 10 * ROUNDING
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -422,17 +420,3 @@ def test_invalid_options_are_refused_in_one_line(pipe, changed, message):
 def test_an_editor_cannot_invert():
     with pytest.raises(ValueError, match="'text-to-image' is needed"):
         small_pipeline(8).invert(picture(), PROMPT)
-
-
-# Figures
-
-
-def test_reconstructions_are_measured_against_the_fitted_picture(pipe):
-    result = reconstruct(pipe, [picture(), picture(40, 60)], [PROMPT, EDITED], scale=2.0, steps=2, inner=1)
-    assert all(len(values) == 2 for values in result.values())
-    start = pipe.invert(picture(), PROMPT, method="ddim", scale=2.0, steps=2)
-    x = to_tensor(pipe.fitted(picture()).image)
-    assert result["ddim"][0] == pytest.approx(float(psnr(pipe.generate(PROMPT, start=start, output="tensor"), x)))
-    assert result[AUTOENCODER][0] == pytest.approx(float(psnr(pipe.decode(latent(pipe)[None])[0], x)))
-    text = table(result)
-    assert all(name in text for name in (AUTOENCODER, *METHODS.values())) and len(text.splitlines()) == 6

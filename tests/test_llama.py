@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -127,7 +128,7 @@ def test_recomputing_layers_gives_the_same_gradients():
 
 @pytest.mark.parametrize(
     "changes, words",
-    [({"kv_heads": 3}, "heads = 4 is no multiple of kv_heads = 3"), ({"head_size": 5}, "5 channels: expected an even")],
+    [({"kv_heads": 3}, "kv_heads = 3: expected a divisor of heads = 4"), ({"head_size": 5}, "5: expected an even")],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
@@ -185,13 +186,13 @@ def saved(folder, **words):
         ({"mlp_bias": True}, "mlp_bias = True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config.*is not supported"),
-        ({"head_dim": 5}, "heads of 5 channels: expected an even number"),
-        ({"head_dim": None, "hidden_size": 23}, "hidden_size = 23 does not divide into 4 heads"),
-        ({"num_key_value_heads": 3}, "heads = 4 is no multiple of kv_heads = 3"),
+        ({"head_dim": 5}, "head_size = 5: expected an even number"),
+        ({"head_dim": None, "hidden_size": 23}, "heads = 4: expected a divisor of the width 23"),
+        ({"num_key_value_heads": 3}, "kv_heads = 3: expected a divisor of heads = 4"),
         ({"num_attention_heads": 0}, "num_attention_heads = 0: expected at least 1"),
-        ({"hidden_size": "wide"}, "width = 'wide'"),
+        ({"hidden_size": "wide"}, "hidden_size = 'wide'"),
         ({"sliding_window": 4}, "sliding_window = 4 is not supported in a Llama"),
-        ({"eos_token_id": [2, 3]}, r"eos = \[2, 3\]"),
+        ({"eos_token_id": [2, 3]}, r"eos_token_id = \[2, 3\]"),
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "describes a GPT2LMHeadModel.*LlamaForCausalLM"),
         ({"num_hidden_layers": 1}, "9 tensors are unknown.*model.layers.1"),
         ({"num_hidden_layers": 3}, "9 missing.*in the file model.layers.2"),
@@ -215,13 +216,14 @@ def test_a_tokenizer_that_is_missing_damaged_or_too_large_is_named(tmp_path):
         minip2p.load_language_model(folder)
     weights = {"language_model": small(vocab_size=290).state_dict()}
     config = replace(CONFIG, vocab_size=290)
-    checkpoints.write(tmp_path / "a", "minip2p", config, weights, tokenizer=Pieces.learn(TEXTS, 300).to_dict())
+    checkpoints.write(tmp_path / "a", "minip2p", config, weights, tokenizer=Pieces.learn(TEXTS, 300))
     with pytest.raises(ValueError, match="a: a tokenizer of 300 pieces for a language model of 290"):
         minip2p.load_language_model(tmp_path / "a")
     checkpoints.write(tmp_path / "b", "minip2p", config, weights)
     with pytest.raises(ValueError, match="b: no tokenizer.model"):
         minip2p.load_language_model(tmp_path / "b")
-    checkpoints.write(tmp_path / "c", "minip2p", config, weights, tokenizer={"kind": "sentencepiece", "model": "?"})
+    damaged = SimpleNamespace(to_dict=lambda: {"kind": "sentencepiece", "model": "?"})
+    checkpoints.write(tmp_path / "c", "minip2p", config, weights, tokenizer=damaged)
     with pytest.raises(ValueError, match="c: the tokenizer's sentencepiece model is damaged"):
         minip2p.load_language_model(tmp_path / "c")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import difference, small_pipeline
+from conftest import ROUNDING, difference, small_pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,7 +14,7 @@ from minip2p.control import Control, Run
 from minip2p.control.record import Record, map_size, steps_of
 from minip2p.control.run import AtSites
 from minip2p.diffusion import SAMPLERS, guided, two_way
-from minip2p.nn.attention import Site
+from minip2p.nn.site import Site
 
 LARGE, SMALL = (6, 8), (3, 4)  # (y, x) of the maps of a picture of 32 x 24 pixels: level 0 has 3 sites, the middle 1
 
@@ -174,8 +174,10 @@ def test_a_record_begins_anew_with_each_run(pipe):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_result_is_the_same_to_rounding(pipe, text2image, sampler):
     how = {"sampler": sampler, "steps": 4}
-    assert difference(edit(pipe, [Record()], **how), edit(pipe, **how)) < 1e-4
-    assert difference(run_generate(text2image, [Record(kind="self")], **how), run_generate(text2image, **how)) < 1e-4
+    assert difference(edit(pipe, [Record()], **how), edit(pipe, **how)) < ROUNDING
+    assert (
+        difference(run_generate(text2image, [Record(kind="self")], **how), run_generate(text2image, **how)) < ROUNDING
+    )
 
 
 def test_where_nothing_is_kept_no_softmax_is_explicit(pipe):

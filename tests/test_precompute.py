@@ -7,6 +7,7 @@ import random
 import shutil
 import tarfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,15 @@ from conftest import contents, small_config, small_pipeline
 from PIL import Image
 
 from minip2p.cli import main
-from minip2p.data.edits import Edits, open_edits, split
+from minip2p.data.edits import Edits, open_edits
 from minip2p.data.images import to_tensor
 from minip2p.data.latents import Latents
+from minip2p.data.split import split
+from minip2p.data.tars import make_tar
 from minip2p.datagen.precompute import Settings, crops_of, encode_unit, precompute
 from minip2p.training.config import DiffusionTraining, TrainConfig
 from minip2p.training.data import Example, LatentDataset, Mixture
-from minip2p.training.pairs import open_set, pairs_stage, read_groups
+from minip2p.training.pairs import open_set, pairs_stage, read_texts
 
 FEW = Settings(size=32, resize=(32, 40), crops=2, unit=3, batch=5)
 ONE = replace(FEW, crops=1, flips=False, unit=16)
@@ -60,9 +63,16 @@ def edits(data) -> Edits:
     return open_edits(data)
 
 
+def vae_of(pipe):
+    return pipe.vae
+
+
 def made(pipe, edits: Edits, out: Path, given: Settings = FEW, **how) -> list[str]:
-    mark = read_groups(edits, how.get("skip_broken", False))[1]
-    return [unit.name.removesuffix(".tar") for unit in precompute(pipe.vae, edits, given, out, data=mark, **how)]
+    mark = read_texts(edits, how.get("skip_broken", False)).mark
+    return [
+        unit.name.removesuffix(".tar")
+        for unit in precompute(partial(vae_of, pipe), edits, given, out, data=mark, **how)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +136,7 @@ def test_tars_are_read_as_webdataset_reads_them(whole, edits):
                 assert array.name == f"{key}.npy" and tar.stem <= key
                 numbers.append(int(key))
                 told, item = json.loads(file.extractfile(text).read()), edits.text(int(key))
-                expected = {"instruction": item.instruction, "group": item.group, "input": item.input}
+                expected = {name: getattr(item, name) for name in ("key", "instruction", "group", "input")}
                 assert told == expected | {"output": "after"}
                 values = np.load(io.BytesIO(file.extractfile(array).read()), allow_pickle=False)
                 assert values.shape == (4, 3, 4, 8, 8) and values.dtype == np.float16
@@ -136,12 +146,6 @@ def test_tars_are_read_as_webdataset_reads_them(whole, edits):
     assert numbers == list(range(7))
     latents = pickle.loads(pickle.dumps(Latents.open(whole)))
     assert latents.instructions == [text.strip() for text in TEXTS] and latents.variants == 4
-
-
-def test_lone_surrogates_in_a_text_are_kept(pipe, tmp_path):
-    edits = open_edits(write_set(tmp_path / "data", ["half \ud83c"]))
-    assert made(pipe, edits, tmp_path / "out", ONE) == ["00000000"]
-    assert Latents.open(tmp_path / "out").instructions == ["half \ud83c"]
 
 
 # Training on it
@@ -163,7 +167,7 @@ class Cropped:
         return len(self.stored)
 
     def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
-        item, variant = self.stored.items[i], int(rng.integers(self.stored.latents.variants))
+        (item,), variant = self.stored.prompts[i], int(rng.integers(self.stored.latents.variants))
         pair, crop = self.edits[item], crops_of(self.edits.key(item), FEW)[variant]
         return Example(text=pair.instruction, pixels=crop(pair.source, pair.target, 32))
 
@@ -221,15 +225,16 @@ def test_latents_and_images_are_split_alike(pipe, tmp_path):
     edits, config = open_edits(data), config_of(held_out=64)
     made(pipe, edits, tmp_path / "all", ONE)
     pictures, kept, mark = open_set(str(data), config, pipe)
-    stored, also_kept, same = open_set(str(tmp_path / "all"), config, pipe)
+    stored, also_kept, other = open_set(str(tmp_path / "all"), config, pipe)
     train, val, _ = split(edits)
-    assert stored.items == pictures.items == train and mark == same and 40 < len(train) < 64 and val
+    assert stored.prompts == pictures.prompts == [[i] for i in train] and 40 < len(train) < 64 and val
+    assert mark != other and mark.startswith("64 pairs ") and other.startswith("64 pairs ")
     assert [each.text for each in kept] == [each.text for each in also_kept] == [f"edit {i}" for i in val]
     for i in (train[0], val[0]):
         next((data / f"{i:07}").glob("*_1.png")).write_bytes(b"no picture")
     made(pipe, edits, tmp_path / "some", ONE, skip_broken=True)
     fewer, kept, _ = open_set(str(tmp_path / "some"), config, pipe)
-    assert [fewer.latents.instructions[i] for i in fewer.items] == [f"edit {i}" for i in train[1:]]
+    assert [fewer.latents.instructions[i] for (i,) in fewer.prompts] == [f"edit {i}" for i in train[1:]]
     assert [each.text for each in kept] == [f"edit {i}" for i in val[1:]]
 
 
@@ -249,7 +254,9 @@ def test_shards_and_order_change_no_byte(edits, whole, tmp_path):
     for shards in ([(1, 2), (0, 2)], [(2, 3), (1, 3), (0, 3)]):
         out = tmp_path / f"{len(shards)}"
         for shard in shards:
-            making = precompute(small_pipeline().vae, edits, FEW, out, data=read_groups(edits, False)[1], shard=shard)
+            making = precompute(
+                partial(vae_of, small_pipeline()), edits, FEW, out, data=read_texts(edits, False).mark, shard=shard
+            )
             next(making.units)
             making.units.close()
         made(small_pipeline(), edits, out)
@@ -286,6 +293,83 @@ def test_a_tar_cut_after_it_was_opened_is_named(copy):
         latents.read(4, 1)
 
 
+def rewrite(tar: Path, change) -> None:
+    """Replace the members by what `change` makes of their names and bytes."""
+    with tarfile.open(tar) as file:
+        found = {member.name: file.extractfile(member).read() for member in file}
+    tar.write_bytes(make_tar(dict(change(found))))
+
+
+def stored(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found | {"00000004.npy": stored(np.zeros((4, 3, 4, 8, 9), np.float16))},
+        lambda found: found | {"00000004.npy": stored(np.zeros((1, 3, 4, 8, 8), np.float16))},
+        lambda found: found | {"00000004.npy": stored(np.zeros((4, 3, 4, 8, 8), np.float32))},
+        lambda found: found | {"00000004.npy": found["00000004.npy"][:-100]},
+        lambda found: found | {"00000004.npy": found["00000004.npy"].replace(b"(4, 3, 4, 8, 8)", b"(9**9,4, 8,8) ,")},
+        lambda found: found | {"00000004.json": b"[" * 100_000},
+        lambda found: found | {"00000004.json": b'{"instruction": 3, "group": "a"}'},
+        lambda found: {name: data for name, data in found.items() if name != "00000004.json"},
+        lambda found: {name: data for name, data in found.items() if not name.startswith("00000004")},
+    ],
+    ids=range(9),
+)
+def test_a_tar_with_another_content_is_named_before_training(copy, change):
+    rewrite(copy / "00000003.tar", change)
+    with pytest.raises(ValueError, match=r"00000003\.tar is damaged \(.*remove it and run minip2p ") as error:
+        Latents.open(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_what_precompute_makes_again_is_the_same(pipe, edits, copy, whole):
+    """A tar that was removed as the error says."""
+    (copy / "00000003.tar").unlink()
+    (copy / ".00000003.tar.abc.part").write_bytes(b"half")
+    assert made(pipe, edits, copy) == ["00000003"] and contents(copy) == contents(whole)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_latents_that_are_not_finite_are_named_when_they_are_read(copy, value):
+    def broken(found):
+        array = np.load(io.BytesIO(found["00000004.npy"]))
+        array[1, 0, 2, 3, 3] = value
+        return found | {"00000004.npy": stored(array)}
+
+    rewrite(copy / "00000003.tar", broken)
+    latents = Latents.open(copy)
+    latents.read(4, 0)
+    with pytest.raises(ValueError, match=r"00000003\.tar: the latents of pair 4 are not finite; remove it and run"):
+        latents.read(4, 1)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e8])
+def test_latents_that_are_not_finite_are_not_written(edits, tmp_path, scale):
+    broken = small_pipeline()
+    with torch.no_grad():
+        broken.vae.quant.bias.fill_(scale)
+    with pytest.raises(ValueError, match="finite|float16|NaN"):
+        made(broken, edits, tmp_path)
+    assert set(contents(tmp_path)) == {"precomputed.json"}
+
+
+def test_two_at_once_in_one_folder(pipe, edits, whole, tmp_path):
+    load, mark = partial(vae_of, pipe), read_texts(edits, False).mark
+    first = precompute(load, edits, FEW, tmp_path, data=mark)
+    next(first.units)
+    for shard in ((0, 1), (1, 2)):
+        with pytest.raises(ValueError, match="another process is writing in it"):
+            precompute(load, edits, FEW, tmp_path, data=mark, shard=shard)
+    list(first)
+    assert contents(tmp_path) == contents(whole) and made(pipe, edits, tmp_path) == []
+
+
 def test_training_refuses_other_sizes_other_autoencoders_and_damaged_sets(pipe, copy):
     other = small_pipeline(seed=9)
     for said, config, networks in (
@@ -300,7 +384,8 @@ def test_training_refuses_other_sizes_other_autoencoders_and_damaged_sets(pipe, 
     for text in ("{", "[]", "{}"):
         (copy / "precomputed.json").write_text(text)
         with pytest.raises(
-            ValueError, match=r"precomputed\.json(: not JSON|: expected an object| lacks .*precompute the set again)"
+            ValueError,
+            match=r"precomputed\.json(: not JSON|: expected an object|: size is missing; precompute the set again)",
         ):
             pairs_stage(config_of(copy), pipe)
 
@@ -383,24 +468,32 @@ def test_broken_images_are_an_error_or_with_skip_broken_left_out(alone, capsys):
     "words, said",
     [
         (["--output", "in.png"], "in.png: not a directory"),
-        (["--crops", "0"], "crops 0: expected a whole number, at least 1"),
-        (["--unit", "-1"], "unit -1: expected a whole number"),
-        (["--batch-size", "0"], "batch 0: expected a whole number"),
+        (["--crops", "0"], "crops = 0: expected at least 1"),
+        (["--unit", "-1"], "unit = -1: expected at least 1"),
+        (["--batch-size", "0"], "batch = 0: expected at least 1"),
         (["--resize", "31", "40"], "resize (31, 40): expected two sizes of at least the size 32"),
         (["--resize", "40", "36"], "resize (40, 36): expected two sizes"),
         (["--size", "30", "--resize", "30", "30"], "size 30: expected a multiple of"),
-        (["--seed", "-1"], "seed -1: expected a whole number, at least 0"),
-        (["--size", "0"], "size 0: expected a whole number, at least 1"),
+        (["--seed", "-1"], "seed = -1: expected at least 0"),
+        (["--size", "0"], "size = 0: expected at least 1"),
         (["--dtype", "bfloat16"], "dtype bfloat16: expected float32, in which training runs the autoencoder"),
         (["--shard", "3/2"], "--shard '3/2': expected I/N"),
         (["--data", "nowhere"], "nowhere: no such file or folder"),
-        (["--data", "here", "--output", "./here"], "output here: expected another folder than that of the pairs"),
     ],
 )
 def test_mistakes_are_one_line(alone, data, capsys, words, said):
     assert main(command(data, *words)) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1 and not Path("out").exists()
+
+
+def test_the_folder_of_the_pairs_is_refused(pipe, edits, data, monkeypatch):
+    before = contents(data)
+    monkeypatch.chdir(data)
+    for out in (data, Path("."), data / ".." / data.name):
+        with pytest.raises(ValueError, match="expected another folder than that of the pairs"):
+            made(pipe, edits, out)
+    assert contents(data) == before
 
 
 def test_a_folder_of_another_run_is_refused_in_one_line(alone, data, capsys):

@@ -72,7 +72,7 @@ class Never:
         pass
 
 
-def killing_maker(mark: Path, form: str) -> pairs.PairMaker:
+def killing_maker(mark: Path) -> pairs.PairMaker:
     """A worker's networks. The first worker that makes a unit is killed in the middle of it."""
 
     class Killed(pairs.PairMaker):
@@ -84,13 +84,13 @@ def killing_maker(mark: Path, form: str) -> pairs.PairMaker:
             return result
 
     pipe, clip = test_pairs.models()
-    return Killed(pipe=pipe, clip=clip, prompts=test_pairs.PROMPTS, settings=test_pairs.FEW, form=form)
+    return Killed(pipe=pipe, clip=clip, prompts=test_pairs.PROMPTS, settings=test_pairs.FEW)
 
 
 def test_pairs_are_those_of_one_process_though_a_worker_is_killed(tmp_path, cluster):
-    test_pairs.made(test_pairs.models(), tmp_path / "one", form="webdataset")
-    names = pairs.file_names(test_pairs.PROMPTS, "webdataset")
-    load = partial(killing_maker, tmp_path / "killed", "webdataset")
+    test_pairs.made(test_pairs.models(), tmp_path / "one")
+    names = pairs.unit_names(test_pairs.PROMPTS)
+    load = partial(killing_maker, tmp_path / "killed")
     made = list(run(Work(folder=tmp_path / "ray", names=names, load=load), engine="ray", workers=2))
     assert contents(tmp_path / "ray") == contents(tmp_path / "one") and (tmp_path / "killed").exists()
     assert [unit.counts for unit in made] == [{"pairs": 3, "passed": 3, "candidates": 2}] * 4

@@ -13,18 +13,21 @@ PACKAGE = ROOT / "minip2p"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ALL = [*FILES, *ROOT.glob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
 
-PARTS = {"config", "files", "nn", "models", "diffusion", "text", "data", "control", "checkpoints"}
+PARTS = {"config", "schema", "files", "nn", "models", "diffusion", "text", "data", "control", "checkpoints"}
 RUN = PARTS | {"pipeline", "loading"}
 MAY_SEE = {
-    "config": set(),
-    "files": set(),
+    "schema": set(),
+    "tokenizer_files": {"schema", "files"},
+    "config": {"schema"},
+    "regular": set(),
+    "files": {"regular"},
     "nn": {"config"},
     "models": {"config", "nn"},
     "diffusion": {"config"},
-    "text": {"config", "files"},
-    "data": {"config", "files"},
+    "text": {"config", "schema", "files", "tokenizer_files"},
+    "data": {"config", "schema", "files", "regular"},
     "control": {"nn", "text"},
-    "checkpoints": {"config", "files"},
+    "checkpoints": {"config", "schema", "files", "tokenizer_files"},
     "pipeline": PARTS,
     "loading": PARTS | {"pipeline"},
     "evaluation": RUN,
@@ -223,3 +226,14 @@ def test_importing_does_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", PROBE, *names], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.rglob("*")) == [home]
+
+
+def test_the_command_line_prints_in_one_place():
+    """Names and texts of users and files are printed without control characters (`cli.printing`)."""
+    printing = [
+        file.relative_to(PACKAGE).as_posix()
+        for file in (PACKAGE / "cli").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write")
+    ]
+    assert printing == ["cli/printing.py"]

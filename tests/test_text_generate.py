@@ -79,14 +79,14 @@ def test_draws_are_as_frequent_as_they_are_likely():
 @pytest.mark.parametrize(
     "words, message",
     [
-        ({"temperature": -1}, "temperature -1: expected 0 or more"),
-        ({"temperature": float("nan")}, "temperature nan: expected a finite number"),
-        ({"top_p": 0}, "top_p 0: expected more than 0"),
-        ({"top_p": 1.5}, "top_p 1.5"),
-        ({"frequency_penalty": "much"}, "frequency_penalty 'much': expected a finite number"),
-        ({"max_tokens": 0}, "max_tokens 0: expected a whole number"),
-        ({"stop": ("",)}, "stop"),
-        ({"stop": "END"}, "stop 'END': expected a tuple"),
+        ({"temperature": -1}, "temperature = -1: expected at least 0"),
+        ({"temperature": float("nan")}, "temperature = nan: expected a finite number"),
+        ({"top_p": 0}, "top_p = 0: expected more than 0"),
+        ({"top_p": 1.5}, "top_p = 1.5: expected at most 1"),
+        ({"frequency_penalty": "much"}, "frequency_penalty = 'much': expected a number"),
+        ({"max_tokens": 0}, "max_tokens = 0: expected at least 1"),
+        ({"stop": ("",)}, r"stop\[0\] = '': expected at least 1 letter"),
+        ({"stop": "END"}, "stop = 'END': expected a list"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(words, message):
@@ -236,7 +236,7 @@ def test_nothing_to_complete_is_no_mistake():
         (["a"], {"seeds": [1, 2], "max_tokens": 8}, "2 seeds for 1 prompts"),
         (["a"], {"seeds": [-1], "max_tokens": 8}, "seed -1"),
         (["a"], {"batch_size": 0, "max_tokens": 8}, "batch size 0"),
-        (["a"], {"temperature": -0.1}, "temperature -0.1"),
+        (["a"], {"temperature": -0.1}, "temperature = -0.1"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_read(prompts, words, message):

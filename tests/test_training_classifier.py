@@ -57,7 +57,7 @@ def test_decoded_images_are_cached_and_fill_their_fraction_of_a_batch(tmp_path):
     """7 scenes, encoded and decoded; 3 of the 12 images of a batch are among them, with their answers."""
     torch.manual_seed(0)
     vae = randomise(AutoencoderKL(VAEConfig(latent_channels=2, widths=(8, 8), blocks=1, norm_groups=4)))
-    words = "decoded=7", "decoded_fraction=0.25", "clean=1.1", "shift=0", *SMALL
+    words = "decoded=7", "decoded_fraction=0.25", "clean=1.0", "shift=0", *SMALL
     cache = tmp_path / "decoded.safetensors"
     data = make_stage(*words, "latent_noise=0.0", vae=vae, cache=cache).data
     scenes = [sample_edit(np.random.default_rng([0, i, 2])).target for i in range(7)]
@@ -71,8 +71,6 @@ def test_decoded_images_are_cached_and_fill_their_fraction_of_a_batch(tmp_path):
         assert torch.equal(data.truth[row], answer)
     again = make_stage(*words, "latent_noise=0.0", cache=cache).data  # no autoencoder: from the cache
     assert torch.equal(again.batch(3)[0], images)
-    with pytest.raises(ValueError, match="no autoencoder"):
-        make_stage(*words, "latent_noise=0.1", cache=cache)
     rough = make_stage(*words, "latent_noise=0.5", vae=vae, cache=cache).data
     assert not torch.equal(rough.decoded, data.decoded), "the cache of another config is not used"
 
@@ -86,7 +84,7 @@ def test_degraded_images_stay_near_the_originals(seed, shift):
     flat = torch.full((6, 3, 32, 40), 0.5)
     assert (degrade(flat, config, generator).mean(dim=(2, 3)) - 0.5).abs().max() < 0.2
     x = torch.rand(2, 3, 32, 40, generator=generator)
-    moved = degrade(x, replace(config, clean=1.1), generator)
+    moved = degrade(x, replace(config, clean=1.0), generator)
     places = [(top, left) for top in range(2 * shift + 1) for left in range(2 * shift + 1)]
     inner = moved[..., shift : 32 - shift, shift : 40 - shift]
     spans = [(slice(t, t + 32 - 2 * shift), slice(u, u + 40 - 2 * shift)) for t, u in places]

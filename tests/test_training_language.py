@@ -115,7 +115,7 @@ def test_the_loss_is_the_cross_entropy_of_the_completions_tokens(language_file):
             odds = stage.module(torch.tensor([row[:at]]))[0, -1].double().softmax(-1)
             losses_.append(-float(odds[row[at]].log()))
             correct.append(int(odds.argmax()) == row[at])
-    assert float(loss) == pytest.approx(np.mean(losses_), rel=1e-5)
+    assert float(loss) == pytest.approx(np.mean(losses_), rel=1e-4)
     assert float(figures["accuracy"]) == pytest.approx(np.mean(correct))
 
 
@@ -214,7 +214,7 @@ def test_a_language_models_rows_are_full_of_texts_and_all_tokens_are_predicted(r
         loss = float(stage.loss(stage.module, (tokens, predicted))[0])
         logits = stage.module(tokens[:, :-1]).double().log_softmax(-1)
     wanted = -logits.gather(-1, tokens[:, 1:, None]).mean()
-    assert loss == pytest.approx(float(wanted), rel=1e-5)
+    assert loss == pytest.approx(float(wanted), rel=1e-4)
 
 
 @torch.no_grad()
@@ -228,7 +228,7 @@ def test_texts_are_rehearsed_beside_the_triplets(language_file):
         parse_caption(line)
     loss, figures = stage.loss(stage.module, batch)
     alone = LanguageStage.loss(stage, stage.module, batch[2:])[0]
-    assert float(loss) == pytest.approx(float(plain.loss(plain.module, batch[:2])[0]) + float(alone), rel=1e-5)
+    assert float(loss) == pytest.approx(float(plain.loss(plain.module, batch[:2])[0]) + float(alone), rel=1e-4)
     assert float(figures["loss_texts"]) == pytest.approx(float(alone))
 
 
@@ -331,7 +331,7 @@ def test_a_language_model_continues_a_caption_and_instructions_start_from_it(tmp
 
 def test_a_run_on_the_tiny_world_measures_right_answers_and_keeps_the_file_it_starts_from(tmp_path, language_file):
     before = language_file.read_bytes()
-    config = config_of("train.learning_rate=0.1", "train.steps=1", "length=100")
+    config = config_of("train.learning_rate=0.1", "train.steps=1", "train.warmup=0", "length=100")
     logs = list(start(STAGES["instructions"], config, tmp_path, init_from=[language_file]))
     assert logs[-1].figures.items() >= {"valid": 0.0, "consistent": 0.0}.items(), "after one step it knows nothing"
     assert (tmp_path / "samples/000001.txt").read_text(encoding="utf-8").count("\n##\n") == 64
@@ -443,9 +443,9 @@ def test_the_command_starts_from_a_published_folder(tmp_path, language_file, dat
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["vae", "--data", "x.jsonl"], "unknown config key 'data'"),
-        (["language", "--lora-rank", "2"], "unknown config key 'lora_rank'"),
-        (["language", "--lora-rank", "0"], "unknown config key 'lora_rank'"),
+        (["vae", "--data", "x.jsonl"], "unknown key 'data'"),
+        (["language", "--lora-rank", "2"], "unknown key 'lora_rank'"),
+        (["language", "--lora-rank", "0"], "unknown key 'lora_rank'"),
         (["instructions", "--preset", "tinyllama"], "give --init-from PATH, a language model"),
         (
             ["editor", "--preset", "tinyllama", "--init-from", "x"],

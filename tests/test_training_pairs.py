@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import pickle
 import shutil
 import signal
@@ -10,13 +9,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_pairs
-from helpers_training import ROOT
+from helpers_training import FEW, ROOT, begin, config_of, env, equal, finish, log_of, make_stage, states
 from PIL import Image
 
 import minip2p
@@ -24,8 +22,9 @@ from minip2p import checkpoints
 from minip2p.cli import main
 from minip2p.cli.train import parse_mixture
 from minip2p.config import override, words_of
-from minip2p.data.edits import Edits, open_edits, split, split_of
+from minip2p.data.edits import Edits, open_edits
 from minip2p.data.images import to_tensor
+from minip2p.data.split import split, split_of
 from minip2p.loading import shipped
 from minip2p.models.vae import AutoencoderKL
 from minip2p.tinyworld.scenes import render, sample_edit
@@ -36,47 +35,10 @@ from minip2p.training import previews, state
 from minip2p.training.build import resolve_config
 from minip2p.training.data import Example
 from minip2p.training.loop import train
-from minip2p.training.presets import PAPER
+from minip2p.training.presets import DEPARTURES, SD15, UNMARKED
 from minip2p.training.previews import vary_texts
-from minip2p.training.stages import start
 
-FEW = (
-    "train.steps=6",
-    "train.batch_size=4",
-    "train.warmup=0",
-    "train.log_every=2",
-    "train.save_every=2",
-    "train.preview_every=100",
-    "train.decay=constant",
-    "train_text=False",
-    "held_out=0",  # a preview takes longer than the training
-)
-KILLS = 10
-
-
-def config_of(pairs, file, *words):
-    config = replace(EDITOR, data=(str(pairs),))
-    return override(resolve_config(config, [file], edits=True), *FEW, *words)
-
-
-def make_stage(config, out, file):
-    return STAGES["editor"].make(config, out, [file], torch.device("cpu"))
-
-
-def begin(config, out, file, **options):
-    return start(STAGES["editor"], config, out, init_from=[] if options.get("resume") else [file], **options)
-
-
-def finish(*args, **options):
-    return list(begin(*args, **options))
-
-
-def states(*runs):
-    return [torch.load(state.newest(run), weights_only=True) for run in runs]
-
-
-def equal(a, b):
-    return all(torch.equal(a[part][name], b[part][name]) for part in ("model", "ema") for name in a[part])
+KILLS = 3
 
 
 def test_at_first_a_widened_editor_is_the_text2image_model_whatever_the_source(pairs, text2image, tmp_path):
@@ -108,9 +70,7 @@ def test_training_starts_from_the_averages_of_a_published_file(pairs, editor, tm
     pipe, file = minip2p.load(editor, inference=False), tmp_path / "both.safetensors"
     plain = {part: network.state_dict() for part, network in pipe.parts.items()}
     averages = {name: x + 0.25 for name, x in plain["unet"].items()}
-    checkpoints.write(
-        file, "original", pipe.config, plain, ema_parts={"unet": averages}, tokenizer=pipe.tokenizer.to_dict()
-    )
+    checkpoints.write(file, "original", pipe.config, plain, ema_parts={"unet": averages}, tokenizer=pipe.tokenizer)
     stage = make_stage(config_of(pairs, file), tmp_path / "run", file)
     assert all(torch.equal(x, averages[name]) for name, x in stage.pipe.unet.state_dict().items())
     assert all(torch.equal(x, plain["text"][name]) for name, x in stage.pipe.text_encoder.state_dict().items())
@@ -134,7 +94,8 @@ def test_neither_held_out_nor_test_pairs_are_trained_on(pairs, editor, tmp_path,
     trained, kept, tested = split(edits)
     assert min(len(trained), len(kept), len(tested)) > 0
     assert [each.text for each in stage.held_out] == [edits[i].instruction for i in kept]
-    monkeypatch.setattr(Edits, "__getitem__", lambda self, i: read.append(i) or self.read(i)[2])
+    pictures = Edits.pictures
+    monkeypatch.setattr(Edits, "pictures", lambda self, i: read.append(i) or pictures(self, i))
     for step in range(-(-len(trained) // 4)):  # an epoch, or a little more
         stage.data.batch(step)
     assert sorted(set(read)) == trained and sorted(read[: len(trained)]) == trained
@@ -161,7 +122,7 @@ def test_gradients_of_micro_batches_add_up_to_the_batchs(pairs, editor, tmp_path
 
     whole = gradients([range(7)])
     for parts in ([range(0, 3), range(3, 6), range(6, 7)], [range(i, i + 1) for i in range(7)]):
-        assert (gradients(parts) - whole).norm() < 1e-6 * whole.norm()
+        assert (gradients(parts) - whole).norm() < 1e-5 * whole.norm()
 
 
 @pytest.mark.slow
@@ -232,14 +193,10 @@ def words_for(pairs, editor, out):
     return ["editor", *map(str, options), "--set", *settings]
 
 
-def env():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
 KILLER = """
 import os, random, shutil, signal, sys, time
-from minip2p.cli import main
 from pathlib import Path
+from minip2p.cli import main
 from minip2p.tinyworld.training import stages  # importing takes longer than the training
 from minip2p.training import state
 
@@ -272,14 +229,17 @@ assert os.waitpid(child(resumed(f"{out}/{run}")), 0)[1] == 0
 
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(pairs, editor, tmp_path):
-    words = ["--init-from", str(editor), "--data", str(pairs), "--set", *FEW, "train.steps=20", "train.save_every=2"]
+    words = ["--init-from", str(editor), "--data", str(pairs), "--set", *FEW, "train.steps=20", "train.save_every=3"]
+    words += ["train.preview_every=9", "held_out=1", "preview_scales=(1.0,)"]
     script = [sys.executable, "-c", KILLER, str(tmp_path), str(KILLS), *words]
     done = subprocess.run(script, env=env(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, *killed = sorted(tmp_path.iterdir(), key=lambda path: path.name != "whole")
     assert killed
     for run in killed:
-        assert equal(*states(whole, run)) and not list(run.rglob("*.part"))
+        assert equal(*states(whole, run)) and not list(run.rglob("*.part")) and log_of(run) == log_of(whole)
+        for sample in (whole / "samples").iterdir():
+            assert (run / "samples" / sample.name).read_bytes() == sample.read_bytes()
         assert (whole / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
         assert len(list((run / "state").iterdir())) == 2, "the last two"
 
@@ -314,19 +274,16 @@ def test_the_newest_states_are_kept_and_unfinished_files_removed(pairs, editor, 
     finish(config, tmp_path, editor, resume=True)
     assert sorted(path.stem for path in (tmp_path / "state").iterdir()) == ["00000004", "00000005", "00000006"]
     assert not any(half.exists() for half in halves)
-    state.newest(tmp_path).write_bytes(b"half")
-    with pytest.raises(ValueError, match="00000006.pt is damaged .*; remove it to resume the one before"):
-        finish(config, tmp_path, editor, resume=True)
 
 
 def test_a_full_disk_leaves_the_previous_state(pairs, editor, tmp_path, monkeypatch):
     save = torch.save
 
-    def full(value, path):
+    def full(value, file):
         if value["step"] > 2:
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
             raise OSError(28, "No space left on device")
-        save(value, path)
+        save(value, file)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="00000004.pt"):
@@ -389,8 +346,8 @@ def test_the_printed_config_is_words_for_set_and_has_the_papers_values(capsys):
     words = [line.split("  # ")[0].strip() for line in lines]
     assert override(TinyDiffusionTraining(), *words) == EDITOR
     marked = {line.split("=")[0] for line in lines if "# the paper: " in line}
-    paper, tiny = words_of(PAPER), words_of(EDITOR)
-    assert marked == {name for name in paper if paper[name] != tiny[name]}
+    paper, tiny = words_of(SD15), words_of(EDITOR)
+    assert marked == {name for name in paper if paper[name] != tiny[name]} - UNMARKED | set(DEPARTURES)
     assert "train.batch_size=64" in lines[[w.startswith("train.batch_size") for w in words].index(True)]
 
 
@@ -487,6 +444,11 @@ def test_the_estimate_of_memory_is_near_the_peak(pairs, tmp_path):
         (["--shard"], "torchrun"),
         (["--set", "resize=(32, 64)"], "from size = 64 on"),
         (["--set", "train.keep=0"], "expected at least 1"),
+        (
+            ["--init-from", "EDITOR", "--data", "x", "--set", "size=36", "resize=(36, 40)"],
+            "size = 36: expected a multiple",
+        ),
+        (["--init-from", "EDITOR", "--data", "x", "--set", "model.unet.norm_groups=5"], "model.unet.norm_groups = 5"),
     ],
 )
 def test_a_mistake_is_one_line(words, said, editor, capsys, tmp_path, monkeypatch):

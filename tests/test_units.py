@@ -145,9 +145,10 @@ def test_only_what_is_missing_is_made_again(tmp_path, whole):
 
 
 def test_a_unit_that_another_process_finished_meanwhile_is_left_alone(tmp_path, whole):
-    opened = run(work(tmp_path))
+    opened = run(work(tmp_path), shard=(0, 2))
     next(opened.units)
-    list(run(work(tmp_path)))
+    for shard in (0, 1):
+        list(run(work(tmp_path), shard=(shard, 2)))
     assert all(not unit.counts for unit in opened) and contents(tmp_path) == whole
 
 
@@ -160,7 +161,7 @@ def test_temporary_files_of_these_units_are_removed_and_no_others(tmp_path):
         (tmp_path / name).write_text("x")
     (tmp_path / ".0004.abc.part").mkdir()
     remove_unfinished(tmp_path, {*NAMES, "run.json"})
-    assert units.existing(tmp_path) == set(others)
+    assert units.existing(tmp_path) == {*others, "0002"}, "what was about to be replaced is back"
     remove_unfinished(tmp_path / "nowhere", NAMES)
 
 
@@ -206,6 +207,30 @@ def test_a_damaged_header_is_named(tmp_path):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(ValueError, match=r"run\.json: (not JSON|expected an object)"):
             run(work(tmp_path))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**9, 2.5, "2", [2], True])
+def test_a_header_s_threads_are_a_number_of_threads(tmp_path, threads):
+    (tmp_path / "run.json").write_text(json.dumps(HEADER | {"threads": threads}))
+    with pytest.raises(ValueError, match=r"run\.json: threads"):
+        run(work(tmp_path))
+
+
+def test_two_runs_in_one_folder(tmp_path, whole):
+    """The second says so, before it loads a network; shards may be made at once."""
+    first = run(work(tmp_path))
+    next(first.units)
+    (tmp_path / ".0009.abc.part").write_bytes(b"of the first")
+    for shard in ((0, 1), (1, 2)):
+        with pytest.raises(ValueError, match="another process is writing in it; wait for it, or choose another folder"):
+            run(work(tmp_path), shard=shard)
+    assert (tmp_path / ".0009.abc.part").exists()
+    list(first)
+    shards = [run(work(tmp_path), shard=(i, 3)) for i in range(3)]
+    assert not any(list(shard) for shard in shards) and contents(tmp_path) == whole
+    abandoned = run(work(tmp_path))
+    del abandoned
+    assert not list(run(work(tmp_path)))
 
 
 def test_the_number_of_threads_belongs_to_the_run(tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import random
+import resource
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -190,6 +192,111 @@ def test_a_tensor_stays_within_its_storage(shape, stride, offset, tmp_path):
         open_weights(tmp_path / "a.ckpt")
 
 
+# Small files that ask for much
+
+
+def text(word: str) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def number(n: int) -> bytes:
+    data = pickle.encode_long(n)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def numbers(*values: int) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def tensor(shape: bytes, stride: bytes, n: int = 4) -> bytes:
+    """The program that makes a tensor in the storage "0" of n floats."""
+    storage = b"(" + text("storage") + named("torch", "FloatStorage") + text("0") + text("cpu") + number(n) + b"tQ"
+    arguments = b"(" + storage + number(0) + shape + stride + b"\x89" + named("collections", "OrderedDict") + b")RtR"
+    return named("torch._utils", "_rebuild_tensor_v2") + arguments
+
+
+def called(module: str, name: str, *arguments: bytes) -> bytes:
+    return named(module, name) + b"(" + b"".join(arguments) + b"tR"
+
+
+GOOD, SIZE = tensor(numbers(4), numbers(1)), 20_000
+LONG, AGAIN = b"](" + b"K\x01" * SIZE + b"er\0\0\1\0", b"j\0\0\1\0"  # a list that is kept, and taken again
+KEYS = b"}(" + b"".join(number(i) + b"N" for i in range(SIZE)) + b"ur\0\0\1\0"
+DOUBLED = called("_codecs", "encode", text("ab"), text("latin1"))
+for _ in range(40):
+    DOUBLED = called("_codecs", "encode", DOUBLED, text("hex"))
+ASKING = {
+    "one list as many shapes": [LONG, *[tensor(AGAIN, AGAIN)] * 300],
+    "many sets of one list": [LONG, *[called("builtins", "set", AGAIN)] * 300],
+    "many states of one dict": [KEYS, *[named("collections", "OrderedDict") + b")R" + AGAIN + b"b"] * 300],
+    "expanded strides": [tensor(numbers(10**6, 10**6), numbers(0, 0))],
+    "all of Stable Diffusion": [tensor(numbers(1280, 1280, 3, 3), numbers(0, 0, 0, 0))] * 700,
+    "one storage many times": [tensor(numbers(SIZE), numbers(1), n=SIZE)] * 300,
+    "a bytearray": [called("builtins", "bytearray", number(8 * 10**9))],
+    "a bytearray of Python 2": [called("__builtin__", "bytearray", number(8 * 10**9))],
+    "a bytearray by NEWOBJ": [named("builtins", "bytearray") + number(8 * 10**9) + b"\x85\x81"],
+    "a call by a call": [called("torch._tensor", "_rebuild_from_type_v2", named("builtins", "bytearray"), b"N", b"NN")],
+    "a tensor without a storage": [called("torch", "FloatTensor", number(10**10))],
+    "a storage": [called("torch.storage", "UntypedStorage", number(10**10))],
+    "doubled text": [DOUBLED],
+    "a meta tensor": [called("torch._utils", "_rebuild_meta_tensor_no_storage", b"N", numbers(9**9, 9**9), b"NN")],
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
+@pytest.mark.parametrize("name", ASKING)
+def test_a_small_file_cannot_ask_for_much_memory(name, old, tmp_path):
+    """It is refused in one line before anything is made, in half a second and 50 MB."""
+    items = [GOOD, *ASKING[name]]
+    program = b"\x80\x02}(" + b"".join(text(f"a{i}") + item for i, item in enumerate(items)) + b"u."
+    if old:
+        before = [pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+        program = program.replace(b"tQ", b"NtQ")  # a storage has one word more
+        data = b"".join([*before, program, pickle.dumps(["0"], 2), struct.pack("<q", 4), bytes(4 * SIZE)])
+        (tmp_path / "a.ckpt").write_bytes(data)
+    else:
+        zipped(tmp_path / "a.ckpt", program, data=bytes(4 * SIZE))
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(checkpoints.CheckpointError, match=r"a\.ckpt: (its|cut)") as error:
+        open_weights(tmp_path / "a.ckpt")
+    assert "\n" not in str(error.value)
+    assert time.process_time() - start < 2 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_zip_that_expands_or_overlaps(tmp_path):
+    program = b"\x80\x02}(" + text("a") + tensor(numbers(10**7), numbers(1), n=10**7) + b"u."
+    zipped(tmp_path / "a.ckpt", program, data=bytes(4 * 10**7), compress=True)
+    with pytest.raises(checkpoints.CheckpointError, match="its members are compressed or overlap"):
+        open_weights(tmp_path / "a.ckpt")
+    zipped(tmp_path / "b.ckpt", program, data=bytes(4000))
+    whole = (tmp_path / "b.ckpt").read_bytes()
+    size = struct.pack("<II", 4000, 4000)  # in the directory, where the members' sizes are believed
+    (tmp_path / "b.ckpt").write_bytes(whole.replace(size, struct.pack("<II", 10**9, 10**9)))
+    with pytest.raises(checkpoints.CheckpointError, match=r"b\.ckpt"):
+        open_weights(tmp_path / "b.ckpt")
+
+
+def test_an_index_that_lists_itself(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": index.name}}))
+    with pytest.raises(checkpoints.CheckpointError, match="a JSON text, not weights"):
+        open_weights(index)
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\ud800b", "/dev/zero", "..", "", "a" * 5000, "pipe"])
+def test_names_of_shards(name, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises((ValueError, OSError)) as error:
+        open_weights(index)
+    assert isinstance(error.value, OSError) or isinstance(error.value, checkpoints.CheckpointError)
+
+
 def test_names_are_shown_in_one_line(tmp_path):
     write_safetensors(tmp_path / "a", {"\x1b[31m\nname" + "x" * 9000: torch.zeros(1)}, {})
     with pytest.raises(checkpoints.CheckpointError) as error:
@@ -197,10 +304,10 @@ def test_names_are_shown_in_one_line(tmp_path):
     assert str(error.value).isprintable() and len(str(error.value)) < 2100
 
 
-def zipped(path, program):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in (("data.pkl", program), ("version", "3\n"), ("byteorder", "little")):
-            archive.writestr(f"archive/{name}", data)
+def zipped(path, program, data=b"", compress=False):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
+        for name, content in (("data.pkl", program), ("version", "3\n"), ("byteorder", "little"), ("data/0", data)):
+            archive.writestr(f"archive/{name}", content)
 
 
 def test_torchscript_archives_are_refused(tmp_path):
@@ -337,6 +444,7 @@ def test_checkpoints_of_other_models_are_named(name, reason, tmp_path):
 
 LEAN = """
 import gc, sys, torch
+from pathlib import Path
 from torch import nn
 from minip2p.checkpoints import assign
 from minip2p.checkpoints.files import open_weights
@@ -351,7 +459,7 @@ for file in sys.argv[1:]:
         gc.collect()
         open("/proc/self/clear_refs", "w").write("5")  # the peak starts again
         before = peak()
-        assign(net, open_weights(file).tensors, dtype=dtype, source=file)
+        assign(net, open_weights(Path(file)).tensors, dtype=dtype, source=file)
         total = sum(layer.weight.max().item() for layer in net)
         print(dtype.itemsize, total, peak() - before)
         del net
@@ -366,8 +474,9 @@ def test_loading_peaks_at_the_weights_and_the_mapped_file(tmp_path):
     torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
     write_safetensors(tmp_path / "a.safetensors", tensors, {})
     command = [sys.executable, "-c", LEAN, tmp_path / "a.ckpt", tmp_path / "a.safetensors"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(lines) == 4
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == 4, done.stderr
     for line in lines:
         itemsize, total, peak = map(float, line.split())
         kept = 50 * itemsize

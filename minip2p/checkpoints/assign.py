@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .files import CheckpointError
+from .files import CheckpointError, require_finite
 
 
 class SkipInit(TorchFunctionMode):
@@ -44,14 +44,15 @@ def assign(
     """Give a module that was built on "meta" its weights, one by one, so that one at a time exists twice.
 
     `dtype=None` keeps the file's. A weight that needs no conversion stays a view of the mapped file. Strict: raises one
-    CheckpointError that names `source`, missing and unknown tensors and differing shapes; `names` maps our names to the
-    file's, for that message.
+    CheckpointError that names `source`, missing and unknown tensors and differing shapes, or a tensor that is not
+    finite; `names` maps our names to the file's, for that message.
     """
     wanted = dict(module.named_parameters()) | dict(_kept_buffers(module))
     _check(wanted, tensors, source, names or {})
     for name, old in wanted.items():
         owner, _, leaf = name.rpartition(".")
         owner = module.get_submodule(owner)
+        require_finite(tensors[name], (names or {}).get(name, name), source, dtype)
         new = tensors[name].detach().to(device=device, dtype=dtype if old.is_floating_point() else None)
         new = new if new.is_contiguous() else new.contiguous()
         if leaf in owner._parameters:
@@ -73,6 +74,11 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Tensor], source: str | 
 
     missing = [called(name) for name in wanted if name not in tensors]
     extra = [called(name) for name in tensors if name not in wanted]
+    types = [
+        f"{called(name)} is {tensors[name].dtype}"
+        for name in wanted
+        if name in tensors and tensors[name].is_floating_point() != wanted[name].is_floating_point()
+    ]
     shapes = [
         f"{called(name)} is {tuple(tensors[name].shape)}, in the network {tuple(wanted[name].shape)}"
         for name in wanted
@@ -80,7 +86,12 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Tensor], source: str | 
     ]
     faults = [
         f"{len(items)} {what}: {', '.join(items[:3])}{', …' if len(items) > 3 else ''}"
-        for what, items in (("missing", missing), ("unknown to the network", extra), ("of another shape", shapes))
+        for what, items in (
+            ("missing", missing),
+            ("unknown to the network", extra),
+            ("of another shape", shapes),
+            ("of another type", types),
+        )
         if items
     ]
     if faults:
@@ -90,12 +101,13 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Tensor], source: str | 
 def widen(tensors: dict[str, Tensor], in_channels: int = 8) -> dict[str, Tensor]:
     """A denoiser's tensors (our names) with `in_channels` inputs: the new ones have weight zero, the bias is unchanged.
 
-    The output does not depend on the new channels. The other tensors are shared, not copied.
+    The output does not depend on the new channels. The other tensors are shared, not copied. Raises ValueError unless
+    the inputs double: a denoiser that has others beside the noisy latent (depth, a mask) cannot be made an editor so.
     """
     weight = tensors["conv_in.weight"]
-    if weight.shape[1] >= in_channels:
+    if 2 * weight.shape[1] != in_channels:
         raise ValueError(
-            f"the denoiser has {weight.shape[1]} input channels; expected fewer than {in_channels} to widen it"
+            f"the denoiser has {weight.shape[1]} input channels; expected half of {in_channels} to widen it"
         )
     wide = torch.zeros(weight.shape[0], in_channels, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
     wide[:, : weight.shape[1]] = weight.detach()

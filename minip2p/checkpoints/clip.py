@@ -6,29 +6,55 @@ Names are in `tables`; in this file `column` is 1 for OpenAI's and 2 for transfo
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..config import CLIPConfig, TextConfig, VisionConfig
-from .configs import Table, fixed, one_of, read_words, written
-from .files import CheckpointError, read_json
+from ..schema import Heads, Layers, Length, Vocabulary, Width, foreign, shared, theirs, written
+from ..tokenizer_files import TokenizerFile, Vocab, read_if_there, special_tokens
+from .configs import fixed, in_file, read_file
+from .files import CheckpointError
 from .loaded import IGNORED, Loaded, refuse_unknown
 from .tables import LOGIT_SCALE, links, pull, text_rows, vision_rows
 
 Tensors = dict[str, Tensor]
-TEXT: Table = {
-    "vocab_size": ("vocab_size", 49408),
-    "max_length": ("max_position_embeddings", 77),
-    "width": ("hidden_size", 512),
-    "layers": ("num_hidden_layers", 12),
-    "heads": ("num_attention_heads", 8),
-    "feed_forward": ("intermediate_size", 2048),
-}
 FIXED = {"layer_norm_eps": 1e-5}
-ACTIVATION = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+CLIP_WORDS = 49408
+"""tokens of CLIP's vocabulary, the last two begin and end a text; what follows them was added (textual inversion)"""
 MOST_LAYERS = 100
 """towers with more are not recognised"""
+Activation = Literal["quick_gelu", "gelu"]
+
+
+@foreign
+class TextFile:
+    """transformers' CLIPTextConfig: the words that are read, with its defaults."""
+
+    vocab_size: Vocabulary = 49408
+    max_length: Length = theirs("max_position_embeddings", 77)
+    width: Width = theirs("hidden_size", 512)
+    layers: Layers = theirs("num_hidden_layers", 12)
+    heads: Heads = theirs("num_attention_heads", 8)
+    feed_forward: Width = theirs("intermediate_size", 2048)
+    activation: Activation = theirs("hidden_act", "quick_gelu")
+
+
+@foreign
+class TowerFile:
+    """A tower in a CLIPConfig: what the shapes of its tensors do not say."""
+
+    heads: Heads | None = theirs("num_attention_heads", None)
+    activation: Activation = theirs("hidden_act", "quick_gelu")
+    layer_norm_eps: float = 1e-5
+
+
+@foreign
+class CLIPFile:
+    """transformers' CLIPConfig."""
+
+    text_config: TowerFile | None = None
+    vision_config: TowerFile | None = None
 
 
 def read_clip(path: Path, tensors: Tensors, config: CLIPConfig | None) -> Loaded:
@@ -65,13 +91,14 @@ def text_of(tensors: Tensors, column: int) -> TextConfig:
     ours, names, _ = pull(tensors, links(text_rows(TextConfig(layers=MOST_LAYERS, projection=1)), column))
     found = _sizes(ours, names)
     words, projection = ours["token.weight"].shape[0], ours.get("projection.weight")
+    known = min(words, CLIP_WORDS)
     return TextConfig(
         **found,
         vocab_size=words,
         max_length=ours["position.weight"].shape[0],
-        bos=words - 2,
-        eos=words - 1,
-        pad=words - 1,
+        bos=known - 2,
+        eos=known - 1,
+        pad=known - 1,
         projection=None if projection is None else projection.shape[0],
     )
 
@@ -112,21 +139,19 @@ def _sizes(ours: Tensors, names: dict[str, str]) -> dict[str, int]:
 
 def text_config(path: Path, tokens: tuple[int, int, int] | None) -> TextConfig:
     """From a CLIPTextConfig; `tokens` is the tokenizer's (bos, eos, pad): published configs err there."""
-    v = read_json(path)
-    fixed(path, v, FIXED)
-    c = read_words(path, v, TEXT)
-    bos, eos, pad = tokens or (c["vocab_size"] - 2, c["vocab_size"] - 1, c["vocab_size"] - 1)
-    return TextConfig(**c, activation=_activation(path, v), bos=bos, eos=eos, pad=pad)
+    f = read_file(path, TextFile, FIXED)
+    bos, eos, pad = tokens or (f.vocab_size - 2, f.vocab_size - 1, f.vocab_size - 1)
+    with in_file(path):
+        return TextConfig(**shared(f, TextConfig), bos=bos, eos=eos, pad=pad)
 
 
 def text_json(c: TextConfig) -> dict[str, Any]:
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
-        **written(c, TEXT),
+        **written(c, TextFile),
         "num_hidden_layers": c.layers - c.skip_last,
         "projection_dim": c.width,
-        "hidden_act": c.activation,
         "layer_norm_eps": 1e-5,
         "bos_token_id": c.bos,
         "eos_token_id": c.eos,
@@ -136,34 +161,26 @@ def text_json(c: TextConfig) -> dict[str, Any]:
 
 def clip_config(path: Path, shapes: CLIPConfig) -> CLIPConfig:
     """From a CLIPConfig, which may leave most out: sizes are those of the tensors, in `shapes`."""
-    v, parts = read_json(path), {}
-    for name, key, heads in (("text", "text_config", 8), ("vision", "vision_config", 12)):
-        words = v.get(key) or {}
-        fixed(path, words, FIXED)
-        changes = {"heads": words.get("num_attention_heads", heads), "activation": _activation(path, words)}
-        if name == "text" and (ids := special_tokens(path.parent)):
-            changes |= dict(zip(("bos", "eos", "pad"), ids, strict=True))
-        parts[name] = replace(getattr(shapes, name), **changes)
-    return CLIPConfig(**parts)
+    f = read_file(path, CLIPFile, {})
+    text, vision = f.text_config or TowerFile(), f.vision_config or TowerFile()
+    for tower in (text, vision):
+        fixed(path, vars(tower), FIXED)
+    ids = dict(zip(("bos", "eos", "pad"), special_ids(path.parent) or ()))
+    with in_file(path):
+        return CLIPConfig(
+            text=replace(shapes.text, heads=text.heads or 8, activation=text.activation, **ids),
+            vision=replace(shapes.vision, heads=vision.heads or 12, activation=vision.activation),
+        )
 
 
-def special_tokens(folder: Path) -> tuple[int, int, int] | None:
-    """(bos, eos, pad) of a tokenizer's folder, or None if it has none."""
-    vocab, words = {}, {}
-    if (folder / "vocab.json").exists():
-        vocab = read_json(folder / "vocab.json")
-    elif (folder / "tokenizer.json").exists():
-        values = read_json(folder / "tokenizer.json")
-        vocab = values.get("model", {}).get("vocab", {})
-        vocab = vocab | {token["content"]: token["id"] for token in values.get("added_tokens", ())}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):  # the second overrides the first
-        words |= read_json(folder / name) if (folder / name).exists() else {}
-    ids = []
-    for key, default in (("bos", "<|startoftext|>"), ("eos", "<|endoftext|>"), ("pad", "<|endoftext|>")):
-        word = words.get(f"{key}_token") or default
-        ids.append(vocab.get(word["content"] if isinstance(word, dict) else word))
+def special_ids(folder: Path) -> tuple[int, int, int] | None:
+    """(bos, eos, pad) of a tokenizer's folder, or None if it has none that can be read (loading it says why)."""
+    try:
+        if (vocab := read_if_there(folder / "vocab.json", Vocab)) is None:
+            whole = read_if_there(folder / "tokenizer.json", TokenizerFile)
+            vocab = whole.model.vocab | {token.content: token.id for token in whole.added_tokens} if whole else {}
+        tokens = special_tokens(folder)
+    except ValueError:
+        return None
+    ids = [vocab.get(tokens[key].content) for key in ("bos", "eos", "pad")]
     return None if None in ids else tuple(ids)
-
-
-def _activation(path: Path, values: dict[str, Any]) -> str:
-    return one_of(path, ACTIVATION, values, "hidden_act", "quick_gelu")

@@ -4,33 +4,81 @@ A value that our networks do not support is an error that names it, never ignore
 network would load and generate rubbish.
 """
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from ..config import Config, SamplingConfig, ScheduleConfig, UNetConfig, VAEConfig, kind_of
+from pydantic import BeforeValidator
+
+from ..config import Beta, Config, SamplingConfig, ScheduleConfig, UNetConfig, VAEConfig, Widths, kind_of
+from ..schema import Count, Heads, Layers, Pixels, Positive, Width, foreign, from_dict, shared, theirs, written
 from .files import CheckpointError, read_json
 
-Table = dict[str, tuple[str, Any]]
-"""our word -> (theirs, the value that their library takes if the file leaves it out)"""
-UNET: Table = {
-    "in_channels": ("in_channels", 4),
-    "out_channels": ("out_channels", 4),
-    "widths": ("block_out_channels", (320, 640, 1280, 1280)),
-    "blocks": ("layers_per_block", 2),
-    "depth": ("transformer_layers_per_block", 1),
-    "text_width": ("cross_attention_dim", 1280),
-    "norm_groups": ("norm_num_groups", 32),
-    "linear_projection": ("use_linear_projection", False),
-}
-VAE: Table = {
-    "in_channels": ("in_channels", 3),
-    "latent_channels": ("latent_channels", 4),
-    "widths": ("block_out_channels", (64,)),
-    "blocks": ("layers_per_block", 1),
-    "norm_groups": ("norm_num_groups", 32),
-    "scaling_factor": ("scaling_factor", 0.18215),
-}
-SCHEDULE: Table = {"start": ("beta_start", 0.0001), "end": ("beta_end", 0.02), "steps": ("num_train_timesteps", 1000)}
+T = TypeVar("T")
+
+DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+
+
+def one_for_all(value: Any) -> Any:
+    """A list of equal numbers, one a level, is one number here."""
+    return value[0] if isinstance(value, list) and value and value.count(value[0]) == len(value) else value
+
+
+def as_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value if value is None else (value,)
+
+
+OneForAll, AsList = BeforeValidator(one_for_all), BeforeValidator(as_list)
+
+
+@foreign
+class UNetFile:
+    """diffusers' UNet2DConditionModel: the words that are read, with its defaults."""
+
+    in_channels: Width = 4
+    out_channels: Width = 4
+    widths: Widths = theirs("block_out_channels", (320, 640, 1280, 1280))
+    blocks: Annotated[Layers, OneForAll] = theirs("layers_per_block", 2)
+    depth: Annotated[Layers, OneForAll] = theirs("transformer_layers_per_block", 1)
+    text_width: Annotated[Width, OneForAll] = theirs("cross_attention_dim", 1280)
+    norm_groups: Width = theirs("norm_num_groups", 32)
+    linear_projection: bool = theirs("use_linear_projection", False)
+    down_block_types: tuple[Literal[DOWN], ...] = (DOWN[1], DOWN[1], DOWN[1], DOWN[0])
+    up_block_types: tuple[Literal[UP], ...] = (UP[0], UP[1], UP[1], UP[1])
+    num_attention_heads: Annotated[tuple[Heads, ...] | None, AsList] = None
+    attention_head_dim: Annotated[tuple[Heads, ...] | None, AsList] = None
+    """a number of heads too, despite its name"""
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    sample_size: Annotated[tuple[Pixels, ...] | None, AsList] = None
+
+
+@foreign
+class VAEFile:
+    """AutoencoderKL."""
+
+    in_channels: Width = 3
+    out_channels: Width | None = None
+    latent_channels: Width = 4
+    widths: Widths = theirs("block_out_channels", (64,))
+    blocks: Layers = theirs("layers_per_block", 1)
+    norm_groups: Width = theirs("norm_num_groups", 32)
+    scaling_factor: Positive = 0.18215
+
+
+@foreign
+class ScheduleFile:
+    """A scheduler of any class."""
+
+    start: Beta = theirs("beta_start", 0.0001)
+    end: Beta = theirs("beta_end", 0.02)
+    steps: Count = theirs("num_train_timesteps", 1000)
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    rescale_betas_zero_snr: bool = False
+
+
 UNET_FIXED = {
     "act_fn": "silu",
     "norm_eps": 1e-5,
@@ -70,39 +118,32 @@ VAE_FIXED = {
     "latents_mean": None,
     "latents_std": None,
 }
-SCHEDULE_FIXED = {"trained_betas": None, "rescale_betas_zero_snr": False}
+SCHEDULE_FIXED = {"trained_betas": None}
 INJECTION = {"default": "add", "scale_shift": "scale_shift"}
 BETAS = {"scaled_linear": "scaled_linear", "linear": "linear", "squaredcos_cap_v2": "cosine"}
 PREDICTION = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
 def unet(path: Path) -> UNetConfig:
     """From `unet/config.json`."""
-    v = read_json(path)
-    fixed(path, v, UNET_FIXED)
-    c = read_words(path, v, UNET)
-    widths = c["widths"]
-    down = v.get("down_block_types", [DOWN[1]] * 3 + [DOWN[0]])
-    up = v.get("up_block_types", [UP[0]] + [UP[1]] * 3)
-    if not len(widths) == len(down) == len(up) or not set(down) <= set(DOWN):
-        raise CheckpointError(
-            f"{path}: down_block_types = {down} is not supported; expected {len(widths)} of {', '.join(DOWN)}"
-        )
-    if [DOWN.index(word) for word in down] != [UP.index(word) if word in UP else None for word in reversed(up)]:
-        raise CheckpointError(f"{path}: up_block_types = {up} is not supported; expected the mirror of the way down")
-    heads = v.get("num_attention_heads") or v.get("attention_head_dim", 8)  # a number of heads too, despite its name
-    heads = [heads] * len(widths) if isinstance(heads, int) else heads
-    sizes = {w // h for w, h in zip(widths, heads, strict=True)}
-    if len(set(heads)) > 1 and len(sizes) > 1:
+    f = read_file(path, UNetFile, UNET_FIXED)
+    n, attends = len(f.widths), [word == DOWN[1] for word in f.down_block_types]
+    if len(attends) != n or [word == UP[1] for word in reversed(f.up_block_types)] != attends:
+        wrong = f"down_block_types = {f.down_block_types}, up_block_types = {f.up_block_types}"
+        raise CheckpointError(f"{path}: {wrong}: expected {n} on the way down, and their mirror on the way up")
+    heads = f.num_attention_heads or f.attention_head_dim or (8,)
+    heads = heads * n if len(heads) == 1 else heads
+    same, sizes = len(set(heads)) == 1, {width // h for width, h in zip(f.widths, heads)}
+    if len(heads) != n or not (same or len(sizes) == 1):
         raise CheckpointError(f"{path}: attention_head_dim {heads} gives neither one number of heads nor one head size")
-    return UNetConfig(
-        **c,
-        attention=tuple("full" if word == DOWN[1] else "none" for word in down),
-        heads=heads[0] if len(set(heads)) == 1 else None,
-        head_size=None if len(set(heads)) == 1 else sizes.pop(),
-        time_injection=one_of(path, INJECTION, v, "resnet_time_scale_shift", "default"),
-    )
+    with in_file(path):
+        return UNetConfig(
+            **shared(f, UNetConfig),
+            attention=tuple("full" if yes else "none" for yes in attends),
+            heads=heads[0] if same else None,
+            head_size=None if same else sizes.pop(),
+            time_injection=INJECTION[f.resnet_time_scale_shift],
+        )
 
 
 def unet_json(c: UNetConfig, sample_size: int) -> dict[str, Any]:
@@ -110,7 +151,7 @@ def unet_json(c: UNetConfig, sample_size: int) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": sample_size,
-        **written(c, UNET),
+        **written(c, UNetFile),
         "down_block_types": [DOWN[yes] for yes in attends],
         "up_block_types": [UP[yes] for yes in reversed(attends)],
         "attention_head_dim": c.heads or [w // c.head_size for w in c.widths],
@@ -120,17 +161,18 @@ def unet_json(c: UNetConfig, sample_size: int) -> dict[str, Any]:
 
 def vae(path: Path) -> VAEConfig:
     """From `vae/config.json`."""
-    v = read_json(path)
-    c = read_words(path, v, VAE)
-    fixed(path, v, VAE_FIXED | {"out_channels": c["in_channels"]})
-    return VAEConfig(**c)
+    f = read_file(path, VAEFile, VAE_FIXED)
+    if f.out_channels not in (None, f.in_channels):
+        raise CheckpointError(f"{path}: out_channels = {f.out_channels} is not supported; expected {f.in_channels}")
+    with in_file(path):
+        return VAEConfig(**shared(f, VAEConfig))
 
 
 def vae_json(c: VAEConfig, resolution: int) -> dict[str, Any]:
     return {
         "_class_name": "AutoencoderKL",
         "sample_size": resolution,
-        **written(c, VAE),
+        **written(c, VAEFile),
         "out_channels": c.in_channels,
         "down_block_types": ["DownEncoderBlock2D"] * len(c.widths),
         "up_block_types": ["UpDecoderBlock2D"] * len(c.widths),
@@ -139,21 +181,26 @@ def vae_json(c: VAEConfig, resolution: int) -> dict[str, Any]:
 
 def schedule(path: Path) -> ScheduleConfig:
     """From `scheduler/scheduler_config.json`, of any class."""
-    v = read_json(path)
-    fixed(path, v, SCHEDULE_FIXED)
-    return ScheduleConfig(
-        **read_words(path, v, SCHEDULE),
-        kind=one_of(path, BETAS, v, "beta_schedule", "linear"),
-        prediction=one_of(path, PREDICTION, v, "prediction_type", "epsilon"),
-    )
+    f = read_file(path, ScheduleFile, SCHEDULE_FIXED)
+    kind, prediction = BETAS[f.beta_schedule], PREDICTION[f.prediction_type]
+    if f.rescale_betas_zero_snr:
+        if kind != "scaled_linear":
+            raise CheckpointError(
+                f"{path}: rescale_betas_zero_snr = True with beta_schedule = {f.beta_schedule!r} is not supported"
+            )
+        kind = "zero_snr"
+    with in_file(path):
+        return ScheduleConfig(**shared(f, ScheduleConfig), kind=kind, prediction=prediction)
 
 
 def schedule_json(c: Config) -> dict[str, Any]:
+    rescaled = c.schedule.kind == "zero_snr"
     return {
         "_class_name": "EulerAncestralDiscreteScheduler" if kind_of(c) == "editor" else "DDIMScheduler",
-        **written(c.schedule, SCHEDULE),
+        **written(c.schedule, ScheduleFile),
         "trained_betas": None,
-        "beta_schedule": _back(BETAS, c.schedule.kind),
+        "beta_schedule": _back(BETAS, "scaled_linear" if rescaled else c.schedule.kind),
+        **({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if rescaled else {}),
         "prediction_type": _back(PREDICTION, c.schedule.prediction),
         "steps_offset": 1,
         **({} if kind_of(c) == "editor" else {"clip_sample": False, "set_alpha_to_one": False}),
@@ -180,10 +227,11 @@ def index_json(c: Config, members: list[str]) -> dict[str, Any]:
     }
 
 
-def sampling(unet_path: Path, factor: int) -> SamplingConfig:
-    """The resolution of training; the scales are the published ones."""
-    size = read_json(unet_path).get("sample_size") or 64
-    return SamplingConfig(resolution=factor * (size if isinstance(size, int) else max(size)))
+def sampling(unet_path: Path, c: Config) -> SamplingConfig:
+    """The resolution of training, and sides that the networks can halve; the scales are the published ones."""
+    sizes = read_file(unet_path, UNetFile, {}).sample_size or (64,)
+    with in_file(unet_path):
+        return SamplingConfig(resolution=c.vae.factor * max(sizes), multiple=math.lcm(64, c.factor))
 
 
 def fixed(path: Path, values: dict[str, Any], only: dict[str, Any]) -> None:
@@ -194,29 +242,21 @@ def fixed(path: Path, values: dict[str, Any], only: dict[str, Any]) -> None:
             raise CheckpointError(f"{path}: {key} = {found!r} is not supported; expected {known!r}")
 
 
-def read_words(path: Path, values: dict[str, Any], table: Table) -> dict[str, Any]:
-    """The words of a file under our names. A list of equal numbers, one a level, is one number here."""
-    ours = {}
-    for word, (theirs, default) in table.items():
-        found = values.get(theirs, default)
-        if isinstance(default, tuple):
-            found = tuple(found)
-        elif isinstance(found, list) and len(set(found)) == 1:
-            found = found[0]
-        if isinstance(default, int) and not isinstance(found, int):
-            raise CheckpointError(f"{path}: {theirs} = {found!r} is not supported; expected one number for all levels")
-        ours[word] = found
-    return ours
+def read_file(path: Path, kind: type[T], only: dict[str, Any]) -> T:
+    """A file of another library. Raises CheckpointError for a value of a wrong type or range, and as `fixed`."""
+    values = read_json(path)
+    fixed(path, values, only)
+    with in_file(path):
+        return from_dict(kind, values)
 
 
-def written(c: Any, table: Table) -> dict[str, Any]:
-    return {theirs: getattr(c, word) for word, (theirs, _) in table.items()}
-
-
-def one_of(path: Path, words: dict[str, str], values: dict[str, Any], key: str, default: str) -> str:
-    if (word := values.get(key, default)) not in words:
-        raise CheckpointError(f"{path}: {key} = {word!r} is not supported; expected one of {', '.join(words)}")
-    return words[word]
+@contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """What is wrong with values from a file, as a CheckpointError that names it."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _back(words: dict[str, str], ours: str) -> str:

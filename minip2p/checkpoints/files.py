@@ -7,6 +7,7 @@ file: nothing is copied until they are converted.
 
 import errno
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import files
+from . import foreign
 from .torch_files import read_torch
+
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+"""of torch.compile, DDP and FSDP"""
 
 
 class CheckpointError(ValueError):
@@ -49,14 +54,19 @@ def open_weights(path: Path) -> Weights:
     Raises CheckpointError for anything else, and FileNotFoundError for a missing file.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; expected a file of weights")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    files.require_regular(path, CheckpointError)
+    with path.open("rb") as file:
+        index = ".index." in path.name and file.read(1) == b"{"
+    if not index and (shard := re.search(r"-\d+-of-(\d+)\b", path.name)):
+        raise CheckpointError(f"{path}: one of {int(shard[1])} shards; give their folder, or their .index.json")
+    weights = _open_shards(path) if index else _open_file(path)
+    return Weights(_unwrapped(weights.tensors, path), weights.metadata)
+
+
+def _open_file(path: Path) -> Weights:
+    files.require_regular(path, CheckpointError)
     with path.open("rb") as file:
         start = file.read(512)
-    if start[:1] == b"{" and ".index." in path.name:
-        return _open_shards(path)
     try:
         if start[8:9] == b"{":  # after the length of a safetensors header, which may start like any other format
             return _open_safetensors(path)
@@ -64,7 +74,7 @@ def open_weights(path: Path) -> Weights:
             return Weights(*read_torch(path))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    raise CheckpointError(f"{path}: {_guess(start)}; expected weights (.safetensors, .ckpt, .pt, .bin)")
+    raise CheckpointError(f"{path}: {foreign.of_bytes(start)}; expected weights (.safetensors, .ckpt, .pt, .bin)")
 
 
 def _open_safetensors(path: Path) -> Weights:
@@ -84,29 +94,24 @@ def _open_shards(path: Path) -> Weights:
     for name in shards:
         if Path(name).name != name:
             raise CheckpointError(f"{path}: names a shard outside its folder: {name!r}")
-        if not (path.parent / name).exists():
-            raise CheckpointError(f"{path.parent / name}: missing; {path.name} lists it among {len(shards)} shards")
-        tensors |= open_weights(path.parent / name).tensors
+        try:
+            tensors |= _open_file(path.parent / name).tensors
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{path.parent / name}: missing; {path.name} lists it among {len(shards)} shards"
+            ) from None
     if lost := sorted(set(wanted) - set(tensors)):
         raise CheckpointError(f"{path}: its shards lack {len(lost)} tensors, e.g. {lost[0]}")
     return Weights(tensors)
 
 
-def _guess(start: bytes) -> str:
-    """What a file without weights seems to be."""
-    text = start.lstrip().lower()
-    for sign, meaning in (
-        (b"version https://git-lfs", "a git-lfs pointer, not the weights themselves (run `git lfs pull`)"),
-        (b"<!doctype", "a web page, so the download went wrong"),
-        (b"<html", "a web page, so the download went wrong"),
-        (b"\xff\xd8\xff", "a JPEG image"),
-        (b"\x89png", "a PNG image"),
-        (b"gguf", "a GGUF file"),
-        (b"{", "a JSON text"),
-    ):
-        if text.startswith(sign):
-            return meaning
-    return "an unknown format" if start else "empty"
+def _unwrapped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without the words that wrappers of training put into names: "unet._orig_mod.conv_in.weight"."""
+    plain = {".".join(word for word in name.split(".") if word not in WRAPPERS): name for name in tensors}
+    if len(plain) < len(tensors):
+        twice = next(name for name in tensors if name not in plain.values())
+        raise CheckpointError(f"{path}: names a tensor twice, with and without the words of a wrapper: {twice}")
+    return {name: tensors[wrapped] for name, wrapped in plain.items()}
 
 
 def write_safetensors(
@@ -115,7 +120,7 @@ def write_safetensors(
     """Write one file atomically, floating tensors as `dtype` (None keeps each one's own). Same content, same bytes."""
     plain, starts = {}, set()
     for name, tensor in tensors.items():
-        tensor = _on_cpu(tensor, dtype).contiguous()
+        tensor = on_cpu(tensor, dtype).contiguous()
         if tensor.data_ptr() in starts:  # the library refuses tensors that share memory
             tensor = tensor.clone()
         starts.add(tensor.data_ptr())
@@ -149,18 +154,50 @@ def write_torch(path: Path, value: Any) -> None:
 
     def write(temporary: Path) -> None:
         try:
-            torch.save(value, temporary)
+            with temporary.open("wb") as file:  # of a path torch would write the name, too, which is random here
+                torch.save(value, file)
         except RuntimeError as error:
             raise OSError(errno.ENOSPC, f"is the disk full? ({str(error).splitlines()[0]})") from None
 
     files.replace_file(Path(path), write)
 
 
+def on_cpu(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+
+
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor on the CPU that fills its storage: `torch.save` writes whole storages, however small the view."""
-    tensor = _on_cpu(tensor, dtype).contiguous()
+    tensor = on_cpu(tensor, dtype).contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def _on_cpu(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+def require_finite(tensor: Tensor, name: str, source: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Raise CheckpointError for a tensor with NaN or infinity, or with values that are infinite in `dtype`.
+
+    A float16 is at most 65,504, so finite weights may not be there.
+    """
+    if is_finite(tensor, dtype):
+        return
+    if is_finite(tensor):
+        kind = str(dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{source}: {name} holds {tensor.abs().max():.4g}, too large for {kind}; use bfloat16 or float32"
+        )
+    raise CheckpointError(
+        f"{source}: {name} holds NaN or infinity: the weights are damaged, or were too large for float16; "
+        "get them in bfloat16 or float32"
+    )
+
+
+def is_finite(tensor: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether all values are finite, also in a floating `dtype`.
+
+    One pass that makes nothing: isfinite().all() takes 30 times as long.
+    """
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    tensor = tensor.detach()
+    ends = (tensor if tensor.itemsize > 1 else tensor.float()).aminmax()  # float8 has no aminmax
+    most = torch.finfo(dtype or tensor.dtype).max
+    return -most <= float(ends.min) and float(ends.max) <= most

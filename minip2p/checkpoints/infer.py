@@ -1,9 +1,11 @@
 """UNets and autoencoders from the shapes of an original file's tensors, by Stable Diffusion's conventions.
 
 What shapes cannot say follows the two families: with 1x1-convolution projections 8 heads (Stable Diffusion 1), with
-linear ones heads of 64 (2); norms have 32 groups; latents are scaled by 0.18215.
+linear ones heads of 64 (2); norms have 32 groups, or as many as divide narrow levels; latents are scaled by 0.18215.
 Names are given without their prefix; a missing one raises KeyError or IndexError.
 """
+
+import math
 
 from torch import Tensor
 
@@ -36,6 +38,7 @@ def unet(tensors: Tensors) -> UNetConfig:
         head_size=64 if linear else None,
         text_width=tensors["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1],
         time_injection="scale_shift" if time.shape[0] == 2 * widths[-1] else "add",
+        norm_groups=math.gcd(32, *widths),
         linear_projection=linear,
     )
 
@@ -43,11 +46,13 @@ def unet(tensors: Tensors) -> UNetConfig:
 def vae(tensors: Tensors) -> VAEConfig:
     """From CompVis's names."""
     levels = count(tensors, "encoder.down.{}.block.0.conv1.weight")
+    widths = tuple(tensors[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels))
     return VAEConfig(
         in_channels=tensors["encoder.conv_in.weight"].shape[1],
         latent_channels=tensors["post_quant_conv.weight"].shape[0],
-        widths=tuple(tensors[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
+        widths=widths,
         blocks=count(tensors, "encoder.down.0.block.{}.conv1.weight"),
+        norm_groups=math.gcd(32, *widths),
     )
 
 

@@ -7,18 +7,18 @@ order, so a table of names alone would load them wrongly.
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import LlamaConfig, from_dict
+from ..config import LlamaConfig
 from ..files import write_json
-from .configs import Table, fixed
+from ..schema import Heads, Layers, Length, Positive, Token, Vocabulary, Width, foreign, shared, theirs, written
+from .configs import in_file, read_file
 from .files import CheckpointError, read_json, write_safetensors
-from .loaded import Loaded, refuse_unknown
+from .loaded import Header, Loaded, refuse_unknown
 from .tables import Row, each, links, push, under
 
 TYPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
@@ -47,23 +47,41 @@ FIXED = {
     "quantization_config": None,
     "partial_rotary_factor": 1.0,
 }
-WORDS: Table = {
-    "vocab_size": ("vocab_size", 32000),
-    "max_length": ("max_position_embeddings", 2048),
-    "width": ("hidden_size", 4096),
-    "layers": ("num_hidden_layers", 32),
-    "heads": ("num_attention_heads", 32),
-    "kv_heads": ("num_key_value_heads", None),
-    "head_size": ("head_dim", None),
-    "feed_forward": ("intermediate_size", 11008),
-    "norm_eps": ("rms_norm_eps", 1e-6),
-    "tied": ("tie_word_embeddings", False),
-    "bos": ("bos_token_id", 1),
-    "eos": ("eos_token_id", 2),
-}
-"""our word -> (transformers', its default in a Llama's config)"""
-MISTRAL = {"max_length": 131072, "kv_heads": 8, "feed_forward": 14336}
-"""where Mistral's defaults differ"""
+
+
+@foreign
+class LlamaFile:
+    """transformers' LlamaConfig: the words that are read, with its defaults."""
+
+    architectures: tuple[str, ...] | None = None
+    model_type: str = "llama"
+    vocab_size: Vocabulary = 32000
+    max_length: Length = theirs("max_position_embeddings", 2048)
+    width: Width = theirs("hidden_size", 4096)
+    layers: Layers = theirs("num_hidden_layers", 32)
+    heads: Heads = theirs("num_attention_heads", 32)
+    kv_heads: Heads | None = theirs("num_key_value_heads", None)
+    """as many as heads unless given"""
+    head_size: Width | None = theirs("head_dim", None)
+    feed_forward: Width = theirs("intermediate_size", 11008)
+    norm_eps: Positive = theirs("rms_norm_eps", 1e-6)
+    window: Length | None = theirs("sliding_window", None)
+    tied: bool = theirs("tie_word_embeddings", False)
+    bos: Token | None = theirs("bos_token_id", 1)
+    eos: Token | None = theirs("eos_token_id", 2)
+    rope_theta: Positive | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+
+@foreign
+class MistralFile(LlamaFile):
+    """transformers' MistralConfig."""
+
+    max_length: Length = theirs("max_position_embeddings", 131072)
+    kv_heads: Heads | None = theirs("num_key_value_heads", 8)
+    feed_forward: Width = theirs("intermediate_size", 14336)
+    window: Length | None = theirs("sliding_window", 4096)
 
 
 def language_rows(c: LlamaConfig) -> list[Row]:
@@ -85,46 +103,33 @@ def read_language(path: Path, tensors: dict[str, Tensor], config: LlamaConfig | 
     refuse_unknown(path, (name for name in tensors.keys() - used if not IGNORED.match(name)), loaded.parts)
     if (path / "tokenizer.model").exists():
         loaded.tokenizer = path
-    values = read_json(path / "config.json")
-    loaded.provenance = {"class": (values.get("architectures") or [TYPES[values["model_type"]]])[0]}
+    file = read_file(path / "config.json", LlamaFile, {})
+    loaded.provenance = {"class": (file.architectures or [TYPES.get(file.model_type)])[0]}
     if (path / "minip2p.json").exists():
-        loaded.provenance = read_json(path / "minip2p.json").get("provenance", loaded.provenance)
+        loaded.provenance = read_file(path / "minip2p.json", Header, {}).provenance or loaded.provenance
     return loaded
 
 
 def language_config(path: Path) -> LlamaConfig:
     """From transformers' `config.json` of a Llama or Mistral."""
-    v = read_json(path)
-    fixed(path, v, FIXED)
-    mistral = v.get("model_type") == "mistral"
-    defaults = {ours: default for ours, (_, default) in WORDS.items()} | (MISTRAL if mistral else {})
-    found = {ours: v.get(theirs, defaults[ours]) for ours, (theirs, _) in WORDS.items()}
-    for name, default in {"kv_heads": found["heads"], "bos": 1, "eos": 2}.items():  # null means these
-        found[name] = default if found[name] is None else found[name]
-    found["window"] = v.get("sliding_window", 4096 if mistral else None)
-    if found["window"] is not None and not mistral:
-        raise CheckpointError(f"{path}: sliding_window = {found['window']!r} is not supported in a Llama")
-    found["rope_theta"] = _rope_theta(path, v)
-    try:
-        config = from_dict(LlamaConfig, found)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    for name in ("vocab_size", "max_length", "width", "heads", "kv_heads"):
-        if getattr(config, name) < 1:
-            raise CheckpointError(f"{path}: {WORDS[name][0]} = {getattr(config, name)}: expected at least 1")
-    if config.head_size is None and config.width % config.heads:
-        raise CheckpointError(f"{path}: hidden_size = {config.width} does not divide into {config.heads} heads")
-    return config
+    mistral = read_json(path).get("model_type") == "mistral"
+    f = read_file(path, MistralFile if mistral else LlamaFile, FIXED)
+    if f.window is not None and not mistral:
+        raise CheckpointError(f"{path}: sliding_window = {f.window!r} is not supported in a Llama")
+    meant = {"kv_heads": f.heads, "bos": 1, "eos": 2}  # by null
+    changes = {name: value for name, value in meant.items() if getattr(f, name) is None}
+    with in_file(path):
+        return LlamaConfig(**shared(f, LlamaConfig) | changes | {"rope_theta": _rope_theta(path, f)})
 
 
-def _rope_theta(path: Path, values: dict[str, Any]) -> Any:
+def _rope_theta(path: Path, f: LlamaFile) -> float:
     """In published configs `rope_theta` and `rope_scaling`, in those of today's library `rope_parameters`."""
-    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
+    scaling = f.rope_scaling or f.rope_parameters or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default" or any(isinstance(value, dict) for value in scaling.values()):
-        word = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
+        word = "rope_scaling" if f.rope_scaling else "rope_parameters"
         raise CheckpointError(f"{path}: {word} = {json.dumps(scaling)} is not supported; expected unscaled positions")
-    return values.get("rope_theta") or scaling.get("rope_theta") or 10_000.0
+    return f.rope_theta or scaling.get("rope_theta") or 10_000.0
 
 
 def language_json(c: LlamaConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -133,10 +138,9 @@ def language_json(c: LlamaConfig, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "architectures": [TYPES[kind]],
         "model_type": kind,
-        **{theirs: getattr(c, ours) for ours, (theirs, _) in WORDS.items()},
+        **{name: value for name, value in written(c, LlamaFile).items() if name != "sliding_window"},
         "head_dim": c.head_size or c.width // c.heads,
         "hidden_act": "silu",
-        "rope_theta": c.rope_theta,
         "rope_scaling": None,
         "torch_dtype": str(dtype).removeprefix("torch."),
         **({"attention_bias": False, "mlp_bias": False} if c.window is None else {"sliding_window": c.window}),
@@ -147,7 +151,7 @@ def fill_language_folder(
     folder: Path,
     config: LlamaConfig,
     tensors: dict[str, Tensor],
-    tokenizer_files: Callable[[Path], object],
+    tokenizer: Any,
     provenance: dict,
     dtype: torch.dtype | None,
 ) -> None:
@@ -157,4 +161,4 @@ def fill_language_folder(
     dtype = dtype or theirs["model.embed_tokens.weight"].dtype
     write_json(folder / "config.json", language_json(config, dtype))
     write_json(folder / "minip2p.json", {"provenance": provenance})
-    tokenizer_files(folder)
+    tokenizer.save(folder)

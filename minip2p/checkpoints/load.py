@@ -1,6 +1,7 @@
 """Recognising a checkpoint's layout, and reading single files. Folders are in `folders`."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,33 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import Config, from_dict
-from . import infer
-from .clip import read_clip, sd2_text_of, text_of, with_text_model
+from ..config import Config, from_dict, override
+from . import foreign, infer
+from .clip import CLIP_WORDS, read_clip, sd2_text_of, text_of, with_text_model
+from .described import Words, alphas_cumprod, words_of_file
 from .files import CheckpointError, Weights, open_weights
 from .folders import read_folder
-from .loaded import FORMER, KINDS, Loaded, join, refuse_unknown
-from .tables import COMPVIS, DIFFUSION, FIRST_STAGE, OPENCLIP, Link, ema_name, pipeline_links
+from .loaded import FORMER, KINDS, Header, Loaded, join, refuse_unknown
+from .tables import COMPVIS, DIFFUSION, FIRST_STAGE, OPENCLIP, Link, ema_name, pipeline_links, same_attention
 
 IGNORED = re.compile(
-    r"(alphas_cumprod|sqrt_|log_one_minus_|posterior_|ddim_|model_ema\.(decay|num_updates)$|(first_stage_model\.)?loss\.)"
-    r"|(betas|lvlb_weights|logvar|scale_factor|num_timesteps|global_step|denoiser\.sigmas)$"
+    r"(alphas_cumprod|sqrt_|log_one_minus_|posterior_|ddim_|(first_stage_model\.)?loss\.)"
+    r"|((model_)?ema\.)?(decay|num_updates|initted|step|n_averaged)$"
+    r"|(betas|lvlb_weights|logvar|scale_factor|num_timesteps|global_step|denoiser\.sigmas|v_pred|ztsnr)$"
     r"|cond_stage_model\.(model\.)?(logit_scale|text_projection|attn_mask)$"
     r"|.*\bposition_ids$"
 )
-"""Tensors that our networks do not have: schedule tables, the autoencoder's discriminator, index buffers."""
-FOREIGN = {
-    "conditioner.": "a Stable Diffusion XL checkpoint; expected version 1 or 2",
-    "lora_": "LoRA weights, which change a checkpoint; expected a whole checkpoint",
-    "down_blocks.": "one network of a diffusers folder; give the folder with its model_index.json",
-    "encoder.down_blocks.": "one network of a diffusers folder; give the folder with its config.json",
-    "model.layers.": "a language model's weights without their config; give the folder with its config.json",
-    "tok_embeddings.": "a Llama with its authors' names; expected a folder as transformers writes it",
-    "double_blocks.": "a Flux checkpoint; expected Stable Diffusion 1 or 2",
-    "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint; expected version 1 or 2",
-    "model.diffusion_model.label_emb.": "a UNet conditioned on pooled vectors (XL, unCLIP); expected version 1 or 2",
-}
-"""start of a tensor's name -> what the file is"""
+"""What our networks do not have: schedules, markers, counters of averages, a discriminator, index buffers."""
+AVERAGES = re.compile(r"(?:ema|ema_model|model_ema|ema_state_dict)\.(?=.+\.)")
+"""before the names of averages in other libraries' files, which keep their dots"""
 
 
 def read(path: str | Path, *, ema: bool = True, config: Any = None) -> Loaded:
@@ -45,23 +38,27 @@ def read(path: str | Path, *, ema: bool = True, config: Any = None) -> Loaded:
     `ema` takes the averaged weights of a file that has both. `config` replaces the one in the file, or the guess.
     Raises CheckpointError (a ValueError) in one line that names the file, FileNotFoundError for a missing file.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
+    return _read(Path(path).expanduser(), ema, config).check_counts()
+
+
+def _read(path: Path, ema: bool, config: Any) -> Loaded:
+    if os.path.isdir(path):
         return read_folder(path, ema, config)
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{path}: {foreign.of_missing(path)}")
     weights = open_weights(path)
     if weights.metadata.get("format") == "minip2p":
         return _read_ours(path, weights, ema, config)
     names = weights.tensors.keys()
-    for sign, what in FOREIGN.items():
-        if any(name.startswith(sign) for name in names):
-            raise CheckpointError(f"{path}: {what}")
     if any(name.startswith(("visual.", "vision_model.")) for name in names):
         return read_clip(path, weights.tensors, config)
+    if what := foreign.of_tensors(names, [tuple(t.shape) for t in weights.tensors.values()]):
+        raise CheckpointError(f"{path}: {what}")
     if any(name.startswith((DIFFUSION, FIRST_STAGE, "cond_stage_model.", "encoder.down.")) for name in names):
         return _read_original(path, weights, ema, config)
-    few = ", ".join(sorted(names)[:3])
+    few = f" ({', '.join(sorted(names)[:3])}, …)" if names else ""
     raise CheckpointError(
-        f"{path}: {len(names)} tensors of an unknown layout ({few}, …); expected a Stable Diffusion checkpoint"
+        f"{path}: {len(names)} tensors of an unknown layout{few}; expected a Stable Diffusion checkpoint"
     )
 
 
@@ -84,14 +81,10 @@ def _read_ours(path: Path, weights: Weights, ema: bool, config: Any) -> Loaded:
 def _with_header(loaded: Loaded, kind: type, metadata: dict[str, str]) -> Loaded:
     """With the header's config, tokenizer and provenance: each a JSON string, in other layouts all in "minip2p"."""
     try:
-        words = json.loads(metadata["minip2p"]) if "minip2p" in metadata else _parsed(metadata)
-        return replace(
-            loaded,
-            config=loaded.config or from_dict(kind, words.get("config")),
-            tokenizer=words.get("tokenizer"),
-            provenance=dict(words.get("provenance") or {}),
-        )
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        header = from_dict(Header, json.loads(metadata["minip2p"]) if "minip2p" in metadata else _parsed(metadata))
+        config = loaded.config or from_dict(kind, header.config)
+        return replace(loaded, config=config, tokenizer=header.tokenizer, provenance=header.provenance or {})
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{loaded.path}: its header does not fit this version of minip2p ({error})") from None
 
 
@@ -101,15 +94,17 @@ def _parsed(metadata: dict[str, str]) -> dict[str, Any]:
 
 def _read_original(path: Path, weights: Weights, ema: bool, config: Config | None) -> Loaded:
     """CompVis's and Stability AI's single files, whole or in part. A lone autoencoder's names have no prefix."""
-    tensors = with_text_model(weights.tensors, COMPVIS)
-    names, loaded = tensors.keys(), Loaded(path, "original", config)
+    tensors = same_attention(with_text_model(weights.tensors, COMPVIS), column=1)
+    tensors = {ema_name(name[at.end() :]) if (at := AVERAGES.match(name)) else name: t for name, t in tensors.items()}
+    names, loaded = tensors.keys(), Loaded(path, "original", config, alphas_cumprod=alphas_cumprod(tensors))
     vae = "" if any(name.startswith("encoder.down.") for name in names) else FIRST_STAGE
     sd2 = any(name.startswith(OPENCLIP) for name in names)
     text = OPENCLIP if sd2 else COMPVIS
     if config is None and "minip2p" in weights.metadata:
         loaded = _with_header(loaded, Config, weights.metadata)
     if loaded.config is None:
-        loaded.config = _guess_config(path, tensors, vae, text, loaded.notes)
+        said = words_of_file(path, tensors, weights.metadata, loaded.notes)
+        loaded.config = _with_words(path, _guess_config(path, tensors, vae, text, loaded.notes, said), said)
     c = loaded.config
     used = set()
     for part, to in pipeline_links(c, "original", openclip=sd2, vae=vae).items():
@@ -118,7 +113,7 @@ def _read_original(path: Path, weights: Weights, ema: bool, config: Config | Non
             used |= loaded.take(part, chosen, to) | averages
     unused = f"{OPENCLIP}transformer.resblocks.{c.text.layers}." if sd2 else None  # what follows the penultimate layer
     left = (n for n in names - used if not IGNORED.match(n) and not (unused and n.startswith(unused)))
-    refuse_unknown(path, left, loaded.parts)
+    refuse_unknown(path, (n for n in left if tensors[n].numel()), loaded.parts)
     return loaded
 
 
@@ -135,8 +130,8 @@ def _averaged(path: Path, tensors: dict[str, Tensor], to: list[Link], ema: bool)
     return tensors | chosen, set(averages.values())
 
 
-def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, notes: list[str]) -> Config:
-    """A config from the tensors' shapes; parts that the file lacks keep their defaults."""
+def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, notes: list[str], said: Words) -> Config:
+    """A config from the tensors' shapes; parts that the file lacks keep their defaults. A note says what is assumed."""
     sd2 = text == OPENCLIP
     found = {}
     guesses: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -152,10 +147,31 @@ def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, n
             raise CheckpointError(
                 f"{path}: not a network of Stable Diffusion ({prefix}* lacks {error.args[0]}); give its config="
             ) from None
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {part}.{error}, which its tensors do not fit; give its config=") from None
     config = Config(**found)
-    if "unet" in found and config.unet.linear_projection:
+    if "unet" in found and config.unet.linear_projection and "schedule.prediction" not in said:
         notes.append(
             f"{path}: the file does not say whether it predicts eps or v; eps was assumed "
             "(Stable Diffusion 2 for 768 px has schedule.prediction = v, sampling.resolution = 768)"
         )
+    for part in found.keys() & {"unet", "vae"}:
+        if (groups := getattr(config, part).norm_groups) != 32:
+            notes.append(f"{path}: its {part} is too narrow for 32 groups in a norm; {groups} were assumed")
+    if "text" in found and (more := config.text.vocab_size - CLIP_WORDS) > 0:
+        notes.append(f"{path}: its text encoder has {more} tokens more than CLIP's {CLIP_WORDS}, which no text has")
     return config
+
+
+def _with_words(path: Path, config: Config, said: Words) -> Config:
+    """The config with what the file says of itself. Raises CheckpointError where its tensors contradict it."""
+    inputs = said.pop("unet.in_channels", config.unet.in_channels)
+    if inputs != config.unet.in_channels:
+        raise CheckpointError(
+            f"{path.with_suffix('.yaml')}: in_channels = {inputs}, but the UNet in {path.name} has "
+            f"{config.unet.in_channels}: it is another model's"
+        )
+    try:
+        return override(config, *(f"{word}={value!r}" for word, value in said.items()))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: what it says of itself does not hold: {error}") from None

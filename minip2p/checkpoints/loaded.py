@@ -1,5 +1,6 @@
 """What reading a checkpoint gives, whatever its layout."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import CLIPConfig, Config, LlamaConfig
+from ..schema import foreign
 from .files import CheckpointError
 from .tables import Link, pull
 
@@ -16,8 +18,20 @@ KINDS: dict[str, type] = {"model": Config, "clip": CLIPConfig, "language_model":
 """the kind that a file of ours names -> the class of its config; a network from elsewhere adds an entry"""
 FORMER = {"reader": "classifier", "writer": "language_model"}
 """names of kinds and parts in files of minip2p 0.1 -> today's"""
+LEAST_TENSORS = 6
+"""of a residual block or a transformer's layer"""
 IGNORED = re.compile(r".*\bposition_ids$|.*\battn_mask$")
 """index buffers that older libraries saved"""
+
+
+@foreign
+class Header:
+    """What our own files say beside their tensors, and `minip2p.json` in a folder."""
+
+    config: dict[str, Any] | None = None
+    tokenizer: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    sampling: dict[str, Any] | None = None
 
 
 @dataclass
@@ -36,6 +50,8 @@ class Loaded:
     """part -> our names -> the file's, for messages"""
     tokenizer: Path | dict | None = None
     """a folder of tokenizer files, a tokenizer as a dict, or None for CLIP's own vocabulary"""
+    alphas_cumprod: Tensor | None = None
+    """(steps,) float64, the noise schedule that an original file was trained on, if it has it"""
     provenance: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """one line for each assumption about something that the file does not say"""
@@ -44,6 +60,21 @@ class Loaded:
         """Add a part through the table; the names of theirs that it used."""
         self.parts[part], self.names[part], used = pull(tensors, links)
         return used
+
+    def check_counts(self) -> "Loaded":
+        """The checkpoint itself. Raises CheckpointError where its config has far more layers than its tensors make.
+
+        So that a wrong number is refused before a network is built: a thousand layers take half a minute.
+        """
+        for part, tensors in self.parts.items():
+            c = getattr(self.config, part, self.config)
+            counts = [getattr(c, word, 1) for word in ("layers", "blocks", "depth")]
+            layers = math.prod(each for each in counts if isinstance(each, int)) * len(getattr(c, "widths", (1,)))
+            if layers > 1 and LEAST_TENSORS * layers > len(tensors) > 0:
+                raise CheckpointError(
+                    f"{self.path}: its config has {layers:,} layers in the {part}, too many for {len(tensors)} tensors"
+                )
+        return self
 
     def joined(self) -> dict[str, Tensor]:
         """All parts in one dict, {"text.token.weight": tensor}: the state dict of a module with these parts."""

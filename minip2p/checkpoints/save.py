@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import Config, LlamaConfig, to_dict
-from ..files import replace_folder
+from ..files import remove_unfinished, replace_folder
 from . import configs
-from .files import CheckpointError, whole, write_safetensors, write_torch
+from .files import CheckpointError, on_cpu, require_finite, whole, write_safetensors, write_torch
 from .folders import FOLDERS, fill_folder
 from .language import fill_language_folder
 from .loaded import KINDS, join
@@ -22,14 +22,22 @@ LAYOUTS = ("minip2p", "original", "diffusers", "transformers")
 Parts = dict[str, dict[str, Tensor]]
 
 
+class Tokenizer(Protocol):
+    """What is written of a tokenizer: `text.bpe.BPE` and `text.pieces.Pieces` are such values."""
+
+    def to_dict(self) -> dict: ...
+
+    def save(self, path: Path) -> object:
+        """Write it as files into a folder."""
+
+
 def write(
     path: str | Path,
     layout: str,
     config: Any,
     parts: Parts,
     *,
-    tokenizer: dict | None = None,
-    tokenizer_files: Callable[[Path], object] | None = None,
+    tokenizer: Tokenizer | None = None,
     provenance: dict | None = None,
     dtype: torch.dtype | None = None,
     ema_parts: Parts | None = None,
@@ -38,20 +46,26 @@ def write(
 
     layout: "minip2p", one safetensors file with the config in its header; "original", a single file as CompVis's and
     Stability AI's, a pickle if `path` ends with .ckpt; "diffusers", a folder; "transformers", a language model's
-    folder. `dtype=None` keeps each tensor's own. `tokenizer` is a tokenizer as a JSON-able dict (None: CLIP's own
-    vocabulary); `tokenizer_files` writes one as files into the folder that it is called with, which a folder with a
-    text encoder or a language model needs. `ema_parts` are averaged weights beside the plain ones. Raises
-    CheckpointError for a config that the layout cannot describe.
+    folder. `dtype=None` keeps each tensor's own. `tokenizer=None` is CLIP's own vocabulary; a folder with a text
+    encoder or a language model needs one. `ema_parts` are averaged weights beside the plain ones: None writes
+    none but in the original layout, whose UNet then has averages equal to its weights, because the authors' code runs
+    the averages and nothing else. A .safetensors is larger by the UNet then, a .ckpt is not. Raises CheckpointError for
+    a config that the layout cannot describe, and for weights that are not finite, also as `dtype`.
     """
-    path, provenance, ema_parts = Path(path).expanduser(), provenance or {}, ema_parts or {}
-    _check(path, layout, config, parts, tokenizer_files)
-    header = {"config": to_dict(config), "tokenizer": tokenizer, "provenance": provenance}
+    path, provenance = Path(path).expanduser(), provenance or {}
+    remove_unfinished(path.parent, {path.name})
+    _check(path, layout, config, parts, tokenizer)
+    for name, tensor in (_flat(parts) | _flat(ema_parts or {}, "ema.")).items():
+        require_finite(tensor, name, path, dtype)
+    if ema_parts is None:
+        ema_parts = {part: parts[part] for part in ("unet",) if layout == "original" and part in parts}
+    header = {"config": to_dict(config), "tokenizer": tokenizer and tokenizer.to_dict(), "provenance": provenance}
     if layout == "minip2p":
         words = {key: json.dumps(value) for key, value in header.items()}
         metadata = {"format": "minip2p", "version": "1", "kind": _kind(config)} | words
         write_safetensors(path, _flat(parts) | _flat(ema_parts, "ema."), metadata, dtype)
     elif layout == "transformers":
-        more = (config, parts["language_model"], tokenizer_files, provenance, dtype)
+        more = (config, parts["language_model"], tokenizer, provenance, dtype)
         signs = ("minip2p.json", "tokenizer.model")
         _write_folder(path, signs, "a folder of a language model", lambda folder: fill_language_folder(folder, *more))
     else:
@@ -62,12 +76,12 @@ def write(
             _write_original(path, theirs, averages, {"minip2p": json.dumps(header)}, dtype)
         else:
             plain = {part: tensors for part, tensors in theirs.items() if part in averages}
-            more = (used, theirs | averages, plain, tokenizer_files, provenance, dtype)
+            more = (used, theirs | averages, plain, tokenizer, provenance, dtype)
             signs = ("model_index.json",)
             _write_folder(path, signs, "a diffusers folder", lambda folder: fill_folder(folder, *more))
 
 
-def _check(path: Path, layout: str, config: Any, parts: Parts, tokenizer_files: Callable | None) -> None:
+def _check(path: Path, layout: str, config: Any, parts: Parts, tokenizer: Tokenizer | None) -> None:
     """Raise CheckpointError if the layout cannot describe the model."""
     if layout not in LAYOUTS:
         raise CheckpointError(f"layout = {layout!r}: expected one of {', '.join(LAYOUTS)}")
@@ -78,8 +92,8 @@ def _check(path: Path, layout: str, config: Any, parts: Parts, tokenizer_files: 
         fits = {"model": "'minip2p', 'original' or 'diffusers'", "language_model": "'minip2p' or 'transformers'"}
         what = "pipeline" if kind == "model" else kind.replace("_", " ")
         raise CheckpointError(f"a {what} has no {layout} layout; expected {fits.get(kind, repr('minip2p'))}")
-    if layout != "original" and tokenizer_files is None and parts.keys() & {"text", "language_model"}:
-        raise CheckpointError(f"{path}: a {layout} folder needs its tokenizer's files; give tokenizer_files=")
+    if layout != "original" and tokenizer is None and parts.keys() & {"text", "language_model"}:
+        raise CheckpointError(f"{path}: a {layout} folder needs a tokenizer; give tokenizer=")
     if isinstance(config, Config):
         _check_words(layout, config, parts)
 
@@ -99,7 +113,7 @@ def _check_words(layout: str, config: Config, parts: Parts) -> None:
         "text.projection": {None},
     }
     if layout == "diffusers":
-        known["schedule.kind"] = set(configs.BETAS.values())
+        known["schedule.kind"] = {*configs.BETAS.values(), "zero_snr"}
         known["schedule.prediction"] = set(configs.PREDICTION.values())
     wrong = {part: f"a denoiser {part!r}" for part in parts if part not in FOLDERS}
     for name, words in known.items():
@@ -142,10 +156,20 @@ def _write_original(
 ) -> None:
     tensors = {name: t for part in parts.values() for name, t in part.items()}
     tensors |= {ema_name(name): t for part in ema_parts.values() for name, t in part.items()}
-    if path.suffix == ".ckpt":
-        write_torch(path, {"state_dict": {name: whole(t, dtype) for name, t in tensors.items()}} | header)
+    pickled, made = path.suffix == ".ckpt", dict[tuple, Tensor]()  # weights and averages that are one tensor stay one
+    for name, t in tensors.items():
+        key = t.data_ptr(), t.shape, t.stride(), t.dtype
+        made[key] = made[key] if key in made else (whole if pickled else on_cpu)(t, dtype)
+        tensors[name] = made[key]
+    if ema_parts:
+        tensors |= {
+            "model_ema.decay": torch.tensor(0.9999),
+            "model_ema.num_updates": torch.tensor(0, dtype=torch.int32),
+        }
+    if pickled:
+        write_torch(path, {"state_dict": tensors} | header)
     else:
-        write_safetensors(path, tensors, {"format": "pt"} | header, dtype)
+        write_safetensors(path, tensors, {"format": "pt"} | header)
 
 
 def _write_folder(path: Path, signs: tuple[str, ...], what: str, fill: Callable[[Path], None]) -> None:

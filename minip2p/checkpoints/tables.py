@@ -72,7 +72,14 @@ VAE_RES = (
     ("conv_2.*", "conv2.*", "conv2.*"),
     ("skip.*", "nin_shortcut.*", "conv_shortcut.*"),
 )
-OLD_DIFFUSERS_VAE = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+VAE_ATTENTION = (
+    ("q", "to_q", "query"),
+    ("k", "to_k", "key"),
+    ("v", "to_v", "value"),
+    ("proj_out", "to_out.0", "proj_attn", "to_out"),
+    ("norm", "group_norm"),
+)
+"""all names of a layer in the autoencoder's attention: the original's, diffusers', and that of diffusers < 0.15"""
 
 TEXT = (
     ("token.weight", "token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
@@ -221,6 +228,24 @@ def pipeline_links(c: Config, layout: str, *, openclip: bool, vae: str = FIRST_S
         "vae": list(links(rows["vae"], 1, vae)),
         "text": list(links(rows["text"], 1, OPENCLIP) if openclip else links(rows["text"], 2, COMPVIS)),
     }
+
+
+def same_attention(tensors: dict[str, Tensor], column: int) -> dict[str, Tensor]:
+    """An autoencoder's tensors with its attention under the names of one layout, as which some files mix them up.
+
+    diffusers' are linear layers; some files keep them as 1x1 convolutions.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        place, _, kind = name.rpartition(".")
+        for before in ("mid.attn_1.", "mid_block.attentions.0."):
+            at, found, leaf = place.rpartition(before)
+            row = next((row for row in VAE_ATTENTION if leaf in row), None) if found else None
+            if row is not None:
+                name = f"{at}{before}{row[column - 1]}.{kind}"
+                tensor = _ours(tensor, "1x1" if column == 2 else "")
+        renamed[name] = tensor
+    return renamed
 
 
 def pull(tensors: dict[str, Tensor], to: Iterable[Link]) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:

@@ -9,6 +9,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from .printing import say, warnings_as_notes
+
 VERBS = {
     "edit": "edit images as an instruction says",
     "generate": "generate an image from a prompt",
@@ -36,6 +38,20 @@ TINY_VERBS = {
 }
 FILES = {"import": "import_pairs"}
 """verbs that are not the name of their file"""
+LESS_MEMORY = {
+    **dict.fromkeys(
+        ("edit", "sdedit", "invert", "attention"), "--low-memory, a smaller --resolution, --dtype bfloat16"
+    ),
+    **dict.fromkeys(("generate", "pair"), "--low-memory, a smaller --size, --dtype bfloat16"),
+    "pairs": "a smaller --size, --dtype bfloat16",
+    "instructions": "a smaller --batch-size, --dtype bfloat16",
+    "precompute": "a smaller --batch-size",
+    "train": "a smaller --batch-size; for an editor --set train.micro_batch=1 train.checkpointing=True "
+    "train.ema_on_cpu=True, or --lora-rank 16",
+}
+"""verb -> the options with which it takes less memory"""
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed")
+"""in the messages of libraries: torch on the CPU, the system, MPS, and CUDA's libraries"""
 EXAMPLES = """
 
 examples
@@ -54,18 +70,19 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        with warnings_as_notes():
+            return _dispatch(argv)
     except KeyboardInterrupt:
-        print("minip2p: stopped; finished results are kept", file=sys.stderr)
+        say("minip2p: stopped; finished results are kept", error=True)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stdout = open(os.devnull, "w")
         return 0
     except Exception as error:
-        message = in_words(error)
+        message = in_words(error, *argv[:1])
         if message is None or os.environ.get("MINIP2P_DEBUG"):
             raise
-        print(f"minip2p: error: {message}", file=sys.stderr)
+        say(f"minip2p: error: {message}", error=True)
         return 2
 
 
@@ -73,12 +90,12 @@ def _dispatch(argv: list[str], prog: str = "minip2p", verbs: dict[str, str] = VE
     """Run the verb that comes first in `argv`."""
     verb, *words = argv or ["--help"]
     if verb in ("-h", "--help", "help"):
-        print(_help(prog, verbs))
+        say(*_help(prog, verbs).split("\n"))
         return 0
     if verb in ("-V", "--version"):
         from .. import __version__
 
-        print(f"minip2p {__version__}")
+        say(f"minip2p {__version__}")
         return 0
     if verb not in verbs:
         raise ValueError(f"unknown verb {verb!r}; there are {', '.join(verbs)} (see {prog} --help)")
@@ -100,15 +117,15 @@ def _help(prog: str, verbs: dict[str, str]) -> str:
     return f"{head}\n\n{usage}\n\n{lines}\n\nminip2p VERB --help lists the options of a verb.{EXAMPLES}"
 
 
-def in_words(error: Exception) -> str | None:
+def in_words(error: Exception, verb: str = "") -> str | None:
     """One line for a user's mistake; None for a bug.
 
     A user's mistake is a ValueError or OSError raised in this package (a ValueError from a library is a bug), an error
     of the file system, or too little memory.
     """
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
-    if out_of_memory or "can't allocate memory" in str(error):
-        return "out of memory; try --low-memory, a smaller --resolution or --dtype bfloat16"
+    ours = isinstance(error, ValueError) and _raised_here(error)
+    if isinstance(error, MemoryError) or not ours and any(each in str(error).lower() for each in OUT_OF_MEMORY):
+        return f"out of memory; try {LESS_MEMORY.get(verb, 'a machine with more')}"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror.lower()) if part)
     if isinstance(error, (ValueError, OSError)) and _raised_here(error):

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
+from .printing import note as print_note
+from .printing import plain
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -42,7 +45,10 @@ def keys_of(module: str, name: str) -> str:
 
 
 Device = Annotated[str, arg(metavar="NAME", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps")]
-DType = Annotated[Literal["float32", "bfloat16", "float16"], arg(help="precision of the networks")]
+DType = Annotated[
+    Literal["float32", "tf32", "bfloat16", "float16"],
+    arg(help="precision of the networks; tf32: float32 with faster, rougher products on CUDA GPUs"),
+]
 Threads = Annotated[
     int | None,
     arg(
@@ -77,7 +83,7 @@ class Source:
         pipe = minip2p.load(weights, ema=self.ema, config=self.config or None, **how)
         limit_threads(*pipe.parts.values(), threads=threads)
         for note in pipe.notes:
-            print(f"minip2p: note: {note}", file=sys.stderr)
+            print_note(note)
         return pipe
 
 
@@ -87,21 +93,26 @@ class Loading(Source):
 
     device: Device = "auto"
     dtype: DType = "float32"
+    text_cleaning: Annotated[str | None, optional("NAME", "(default: the checkpoint's own, usually none)")] = None
+    """ftfy: first repair broken encodings, curly quotes and full width, as the authors' environment does"""
 
     def load(self, default: str = "editor", threads: int | None = None, **how: Any) -> "Pipeline":
-        return super().load(default, threads, **{"device": self.device, "dtype": self.dtype} | how)
+        own = {name: getattr(self, name) for name in ("device", "dtype", "text_cleaning")}
+        return super().load(default, threads, **own | how)
 
 
 def limit_threads(*networks: "nn.Module", threads: int | None = None) -> None:
     """Set the number of CPU threads of PyTorch. None: one if all networks are small, because a small network waits for
     a second thread more than it gains; otherwise PyTorch's own number. OMP_NUM_THREADS overrides None.
 
-    Raises ValueError for fewer than one thread.
+    Raises ValueError for a number of threads that no computer has.
     """
     import torch
 
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads {threads}: expected at least 1")
+    from .. import schema
+
+    if threads is not None:
+        schema.from_dict(schema.Threads, threads, "threads")
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         size = sum(weight.numel() for network in networks for weight in network.parameters())
         threads = 1 if size < SMALL else None
@@ -115,13 +126,13 @@ def progress_bar(unit: str, what: str = "") -> Iterator[Callable[..., None]]:
     from tqdm import tqdm
 
     interval = 0.1 if sys.stderr.isatty() else 10.0  # seconds: few lines in a log
-    with tqdm(desc=what, unit=unit, mininterval=interval, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(desc=plain(what), unit=unit, mininterval=interval, dynamic_ncols=True, leave=False) as bar:
 
         def show(done: int, total: int, what: str = what) -> None:
             if done <= bar.n:
                 bar.reset()
-            if what != bar.desc:
-                bar.set_description_str(what, refresh=False)
+            if plain(what) != bar.desc:
+                bar.set_description_str(plain(what), refresh=False)
             bar.total = total
             bar.update(done - bar.n)
 

@@ -1,6 +1,5 @@
 """`minip2p check`: what a set of edit pairs holds, before it is trained on."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from . import files
 from .arguments import optional, progress_bar
+from .printing import say
 
 if TYPE_CHECKING:
     from ..data.edits import EditPair, Edits
@@ -33,7 +33,8 @@ class Options:
     """
 
     data: Positional[Annotated[str, arg(metavar="DIR")]]
-    """the authors' folders, WebDataset tars, parquet, MagicBrush, or OWNER/NAME on the Hugging Face hub"""
+    """the authors' folders, WebDataset tars, parquet, MagicBrush, a table, images with a metadata.jsonl, or OWNER/NAME
+    on the Hugging Face hub"""
     part: Annotated[str | None, optional("NAME", "(default: train)")] = None
     """the part of a set with several parts"""
     output: Annotated[str | None, optional("PATH")] = None
@@ -68,7 +69,7 @@ def run(options: Options) -> int:
                 text, images, pair = edits.read(i)
             except ValueError as error:
                 broken += 1
-                print(f"minip2p: broken: {edits.path}, pair {i}: {error}", file=sys.stderr)
+                say(f"minip2p: broken: {edits.path}, pair {i}: {error}", error=True)
             else:
                 found.add(text, (images[0].data, images[1].data), pair)
                 if len(shown) < options.number and (i + 0.5) * options.number >= (len(shown) + 0.5) * len(edits):
@@ -78,10 +79,10 @@ def run(options: Options) -> int:
             show(i + 1, len(edits))
     rows = report(edits, found, broken) | (scorer.report() if scorer else {})
     width = max(map(len, rows))
-    print("\n".join([edits.path, *(f"  {name:{width}}  {text}" for name, text in rows.items())]))
+    say(edits.path, *(f"  {name:{width}}  {text}" for name, text in rows.items()))
     if options.output and shown:
         sheet = pair_sheet(f"{edits.path}: {len(shown)} of {len(edits):,} pairs", shown)
-        files.write(Path(options.output), files.png(sheet))
+        files.write_file(Path(options.output), files.png(sheet))
     return 1 if broken else 0
 
 

@@ -69,14 +69,14 @@ def parse_controls(options: Controls) -> dict[str, Any]:
     return values
 
 
-def _named(option: str, text: str, expected: str) -> tuple[str, float | list[float]]:
-    """ "house=0.4" -> ("house", 0.4); "0.2,0.8" -> ("", [0.2, 0.8])."""
+def _named(option: str, text: str, expected: str) -> tuple[str, float | tuple[float, ...]]:
+    """ "house=0.4" -> ("house", 0.4); "0.2,0.8" -> ("", (0.2, 0.8))."""
     word, _, value = text.rpartition("=")
     try:
         numbers = [float(number) for number in value.split(",")]
     except ValueError:
         raise ValueError(f"{option} {text!r}: expected {expected}") from None
-    return word.strip(), numbers[0] if len(numbers) == 1 else numbers
+    return word.strip(), numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def build_controls(m: dict, weight: float | None = None) -> list["Control"]:
@@ -86,18 +86,14 @@ def build_controls(m: dict, weight: float | None = None) -> list["Control"]:
     controls: list[Any] = []
     for kind, control in (("replace", Replace), ("refine", Refine)):
         if kind in m["control"]:
-            words = {word: _tuple(fraction) for word, fraction in m["cross"].items() if word}
-            controls.append(control(cross=_tuple(m["cross"][""]), self=_tuple(m["self"]), words=words))
+            words = {word: fraction for word, fraction in m["cross"].items() if word}
+            controls.append(control(cross=m["cross"][""], self=m["self"], words=words))
     if m["reweight"]:
         controls.append(Reweight(m["reweight"] if weight is None else dict.fromkeys(m["reweight"], weight)))
     if m["blend"]:
         words = m["blend"][0] if len(m["blend"]) == 1 else m["blend"]
         controls.append(LocalBlend(words, subtract=m["subtract"], threshold=m["threshold"]))
     return controls
-
-
-def _tuple(fraction: float | list[float]) -> float | tuple[float, ...]:
-    return tuple(fraction) if isinstance(fraction, list) else fraction
 
 
 def title(m: dict) -> str:
@@ -110,9 +106,8 @@ def explain(pipe: "Pipeline", m: dict) -> str:
     """Which tokens of the two prompts correspond, for replace or refine."""
     from ..text import align
 
-    return align.explain(
-        pipe.tokenizer, m["prompt"], m["edited_prompt"], "replace" if "replace" in m["control"] else "refine"
-    )
+    how = "replace" if "replace" in m["control"] else "refine"
+    return align.explain(pipe.tokenizer, m["prompt"], m["edited_prompt"], how)
 
 
 def generate_pair(

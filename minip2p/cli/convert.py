@@ -8,6 +8,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from . import files
 from .arguments import Source
+from .printing import say
 
 if TYPE_CHECKING:
     from ..pipeline import LanguageModel, Pipeline
@@ -24,6 +25,9 @@ class Options:
     transformers: the folder of a language model"""
     dtype: Literal["kept", "float32", "bfloat16", "float16"] = "kept"
     """precision of the written weights"""
+    averages: bool = True
+    """original: write the UNet's weights also as averages (EMA), which the authors' code runs and nothing else; a
+    .safetensors grows by the size of the UNet, a .ckpt does not"""
     widen: FlagCreatePairsOff[bool] = False
     """add inputs for an image to a text-to-image model, with weights of zero, to train it as an editor"""
     source: Source = field(default_factory=Source)
@@ -44,8 +48,9 @@ def run(options: Options) -> None:
         if not isinstance(pipe, minip2p.Pipeline):
             raise ValueError("--widen is for text-to-image models; these weights are a language model's")
         pipe = widened(pipe)
-    minip2p.save(pipe, output, options.layout, dtype=None if options.dtype == "kept" else getattr(torch, options.dtype))
-    print(f"{output}: written in the layout {options.layout}")
+    dtype = None if options.dtype == "kept" else getattr(torch, options.dtype)
+    minip2p.save(pipe, output, options.layout, dtype=dtype, averages=options.averages)
+    say(f"{output}: written in the layout {options.layout}")
 
 
 def read(source: Source) -> "Pipeline | LanguageModel":
@@ -68,6 +73,7 @@ def widened(pipe: "Pipeline") -> "Pipeline":
     from .. import checkpoints
     from ..models.denoisers import build_denoiser
 
+    pipe.require("text-to-image")
     channels = 2 * pipe.config.vae.latent_channels
     config = pipe.config.with_denoiser(in_channels=channels)
     with checkpoints.on_meta():

@@ -1,15 +1,16 @@
 """`minip2p edit`: images edited as instructions say."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
+from ..data.pixels import ImageError
 from . import figures, files, jobs, metadata, sampling
 from .arguments import OWN, Fit, optional, steps_bar
+from .printing import say
 from .sampling import Grid, KeepSize, Resolution, Sampling, Step
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Options:
     edit: Annotated[str | None, optional("TEXT")] = None
     """the instruction, e.g. "make it night"; in a table, for lines that have none"""
     output: Annotated[str, arg(metavar="PATH")]
-    """the file to write, or for several images the folder; created if missing"""
+    """the file to write, or for several images the folder; created if missing. There a.png is named as the input, and
+    the result of a.jpg is a.jpg.png"""
     text_scale: Annotated[float | None, optional("FLOAT", OWN)] = None
     """how strongly the instruction is followed"""
     image_scale: Annotated[float | None, optional("FLOAT", OWN)] = None
@@ -40,6 +42,8 @@ class Options:
     resolution: Resolution = None
     fit: Fit = "crop"
     keep_size: KeepSize = False
+    skip_broken: FlagCreatePairsOff[bool] = False
+    """of several images, leave out those that cannot be read, and name them"""
     grid: Grid("text-scale=3,5,7.5 image-scale=1,1.5,2", EDIT_AXES) = ()
     sampling: Sampling = Sampling(steps=100)
 
@@ -47,26 +51,28 @@ class Options:
 def run(options: Options) -> None:
     """Edit and write all images that are not there yet."""
     grid = sampling.parse_grid(options.grid, EDIT_AXES)
-    planned = jobs.plan(options.input, options.edit, options.output)
+    how = {"overwrite": options.sampling.overwrite, "skip_broken": options.skip_broken}
+    planned = jobs.plan(options.input, options.edit, options.output, **how)
     pipe = options.sampling.load("editor")
-    todo = [(job, describe(pipe, options, job, grid)) for job in planned]
-    if planned[0].output != Path(options.output):  # into a folder: perhaps a run that was stopped
-        todo = [(job, m) for job, m in todo if not metadata.is_made(job.output, m)]
-    if len(todo) < len(planned):
-        done = len(planned) - len(todo)
-        print(f"minip2p: {done} of {len(planned)} are finished (same metadata in the output), skipped", file=sys.stderr)
+    todo = []
+    for job in planned:
+        more = {"instruction": job.instruction, "grid": grid} | job.settings
+        m = sampling.describe(pipe, options, job.output, job.input, job.size, **more)
+        if job.output == Path(options.output) or job.made is None or not metadata.equal(job.made, m):
+            todo.append((job, m))
+    if done := len(planned) - len(todo):
+        say(f"minip2p: {done} of {len(planned)} are finished (same metadata in the output), skipped", error=True)
     for i, (job, m) in enumerate(todo, 1):
-        with steps_bar(f"{i}/{len(todo)} {job.input.name}") as on_step:
-            image = make(pipe, job.input, m, on_step)
-        files.write(job.output, metadata.encode(image, job.output, m))
+        try:
+            with steps_bar(f"{i}/{len(todo)} {job.input.name}") as on_step:
+                image = make(pipe, job.input, m, on_step)
+        except ImageError as error:  # behind a good header
+            if not options.skip_broken:
+                raise
+            say(f"minip2p: skipped: {error}", error=True)
+            continue
+        files.write_file(job.output, metadata.encode(image, job.output, m))
         sampling.report(job.output, image, *_notes(job, m, image))
-
-
-def describe(pipe: "Pipeline", options: Options, job: jobs.Job, grid: dict) -> dict[str, Any]:
-    """The metadata of a job's output."""
-    names = ("text_scale", "image_scale", "resolution", "fit", "keep_size")
-    settings = {name: getattr(options, name) for name in names} | job.settings
-    return sampling.describe(pipe, options, job.output, job.input, instruction=job.instruction, grid=grid, **settings)
 
 
 def make(pipe: "Pipeline", source: Path, m: dict, on_step: Step | None = None) -> Image.Image:
@@ -76,7 +82,7 @@ def make(pipe: "Pipeline", source: Path, m: dict, on_step: Step | None = None) -
     def edit(**changes: Any) -> Image.Image:
         return pipe.edit(source, m["instruction"], **sampling.settings_in(m) | changes, on_step=on_step)
 
-    if not m.get("grid"):
+    if not m["grid"]:
         return edit()
     rows, below = figures.grid_rows(m["grid"], edit), figures.settings_line(m, tuple(EDIT_AXES))
     return figures.lay_out(m["instruction"], below, rows, [("input", open_image(source))])
@@ -88,7 +94,7 @@ def _notes(job: jobs.Job, m: dict, image: Image.Image) -> list[str]:
 
     notes, size = [], open_image(job.input).size
     if m["grid"]:
-        notes.append(f"a sheet of {sampling.cells_of(m['grid'])} edits")
+        notes.append(f"a sheet of {figures.cells_of(m['grid'])} edits")
     elif image.size != size:
         notes.append(f"input {size[0]}x{size[1]} fitted by {m['fit']}, --keep-size restores the size")
     if not m["instruction"].strip():

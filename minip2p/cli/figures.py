@@ -1,7 +1,8 @@
 """Figures of the command line: grids of images, attention maps over an image, and contact sheets of edit pairs."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,8 +15,20 @@ if TYPE_CHECKING:
 # Grids
 
 
+MOST_CELLS = 100
+
+
+def cells_of(grid: Mapping[str, list], rows: int = 1) -> int:
+    """The number of cells of `rows` such grids; without axes a grid has one. Raises ValueError for over MOST_CELLS."""
+    cells = rows * math.prod(map(len, grid.values()))
+    if cells > MOST_CELLS:
+        raise ValueError(f"a sheet of {cells:,} images; expected at most {MOST_CELLS}")
+    return cells
+
+
 def grid_rows(grid: Mapping[str, list], make: Callable[..., Image.Image], widest: int = 5) -> list[Row]:
     """Columns of the grid's first axis, rows of its second; one axis is broken into rows. `make` makes a cell."""
+    cells_of(grid)
     (across, columns), *others = grid.items()
     heads = [label(across, x) for x in columns]
     if others:
@@ -58,78 +71,45 @@ WIDEST = 8
 """columns beside each other; more go below"""
 COLOURS = np.array(
     [
-        (13, 2, 48),
-        (42, 4, 77),
-        (78, 9, 98),
-        (120, 15, 106),
-        (165, 23, 99),
-        (203, 48, 79),
-        (232, 83, 54),
-        (247, 126, 37),
-        (251, 170, 67),
-        (252, 210, 108),
-        (250, 246, 175),
+        list(bytes.fromhex(c))
+        for c in "0d0230 2a044d 4e0962 780f6a a51763 cb304f e85336 f77e25 fbaa43 fcd26c faf6af".split()
     ],
     dtype=float,
 )
 """dark violet to pale yellow, lightness 0.16 to 0.96 in OKLab in equal steps: twice the value looks twice as bright"""
 
 
-class Column(NamedTuple):
-    """The maps of one word, or of one place."""
-
-    label: str
-    maps: Sequence[np.ndarray]
-    """one per row, (y, x) of any size, 0 or more"""
-    mark: tuple[float, float] | None = None
-    """a place to mark, as fractions of width and height"""
-
-
-class MapRow(NamedTuple):
-    """One size of maps."""
-
-    label: str
-    smooth: bool
-    """interpolate between the map's pixels"""
-
-
-class Texts(NamedTuple):
-    """The texts of an attention figure beside its labels."""
-
-    title: str
-    below: str
-    """what was averaged, how the image was made"""
-    legend: str
-    """the meaning of bright"""
-    number: Callable[[float], str]
-    """formats a value"""
+LEGEND = "Bright pixels attend to the word. Each map has its own scale; below it, the highest probability."
 
 
 def attention_figure(
-    texts: Texts,
+    title: str,
+    below: str,
     images: Sequence[tuple[str, Image.Image]],
-    rows: Sequence[MapRow],
-    columns: Sequence[Column],
+    rows: Sequence[tuple[str, bool]],
+    columns: Sequence[tuple[str, Sequence[np.ndarray]]],
     cell: int = 192,
 ) -> Image.Image:
     """A column per word with a heat map per row, over the last of the labelled images; that is about `cell` pixels wide
-    or high. Each map has its own scale."""
+    or high.
+
+    rows: a label, and whether to interpolate between the map's pixels. columns: a word, and its maps (y, x) of any
+    size, 0 or more, one per row; each has its own scale.
+    """
     size = map_size(images[-1][1].size, cell)
     images = [(name, resized(image, size)) for name, image in images]
     cells = []
-    for column in columns:
-        tops = [float(x.max()) for x in column.maps]
-        maps = [overlay(images[-1][1], x / (top or 1), row.smooth) for x, top, row in zip(column.maps, tops, rows)]
-        if column.mark is not None:
-            maps = [marked(each, *column.mark) for each in maps]
-        cells.append([_footed(each, f"0 to {texts.number(top)}") for each, top in zip(maps, tops)])
+    for _, maps in columns:
+        tops = [float(x.max()) for x in maps]
+        drawn = [overlay(images[-1][1], x / (top or 1), smooth) for x, top, (_, smooth) in zip(maps, tops, rows)]
+        cells.append([_footed(each, f"0 to {top:.2g}") for each, top in zip(drawn, tops)])
     sheet_rows = [
-        Row(row.label, [] if j else [column.label for column in columns[block]], [each[j] for each in cells[block]])
+        Row(label, [] if j else [word for word, _ in columns[block]], [each[j] for each in cells[block]])
         for block in _blocks(len(columns), WIDEST)
-        for j, row in enumerate(rows)
+        for j, (label, _) in enumerate(rows)
     ]
     beside = [(name, _footed(image, "")) for name, image in images]
-    return lay_out(texts.title, [texts.below, _legend(), texts.legend], sheet_rows, beside, cell=1)
+    return lay_out(title, [below, _legend(), LEGEND], sheet_rows, beside, cell=1)
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -144,15 +124,6 @@ def overlay(image: Image.Image, values: np.ndarray, smooth: bool = True) -> Imag
     large = np.asarray(Image.fromarray(values.astype(np.float32)).resize(image.size, how))
     grey = DIMMED * np.asarray(image.convert("L"), dtype=float)[..., None]
     return Image.fromarray(np.rint(OPAQUE * heat(large) + (1 - OPAQUE) * grey).astype(np.uint8))
-
-
-def marked(image: Image.Image, x: float, y: float) -> Image.Image:
-    """The image with a circle at (x, y), fractions of its width and height."""
-    image, x, y = image.copy(), x * image.width, y * image.height
-    pen = ImageDraw.Draw(image)
-    for radius, colour, width in ((8, "black", 4), (7, "white", 2)):
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
-    return image
 
 
 def map_size(size: tuple[int, int], cell: int) -> tuple[int, int]:

@@ -3,14 +3,20 @@
 import hashlib
 import io
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import write_file
+from ..files import remove_unfinished
+from ..files import write_file as write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
+
+LEAST = 2**20
+"""bytes that must be free on the disk"""
 
 
 def sha256(path: Path) -> str:
@@ -22,22 +28,39 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises OSError that names `path`."""
-    write_file(path, data)
+def check_writable(*paths: Path) -> None:
+    """Raise ValueError if one of these files could not be written: to know it before hours of work.
+
+    Removes the temporary files that killed processes left of them.
+    """
+    for folder in {_existing_folder(path) for path in paths}:  # there _check_writable writes, too
+        if folder.is_dir():
+            remove_unfinished(folder, {path.name for path in paths})
+    for path in paths:
+        _check_writable(path)
 
 
-def check_writable(path: Path) -> None:
-    """Raise ValueError if a file at `path` could not be written: to know it before hours of work."""
+def _existing_folder(path: Path) -> Path:
+    """The nearest place above `path` that exists."""
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    if path.is_dir():
-        raise ValueError(f"output {path} is a directory; expected a file")
-    if not folder.is_dir():
-        raise ValueError(f"output {path}: {folder} is a file, not a directory")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"output {path}: no permission to write in {folder}")
+    return folder
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"output {path} is {'a directory' if path.is_dir() else 'no file'}; expected a file")
+        folder = _existing_folder(path)
+        if not folder.is_dir():
+            raise ValueError(f"output {path}: {folder} is a file, not a directory")
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=".part", dir=folder):
+            pass  # as `write` will do
+    except OSError as error:
+        raise ValueError(f"output {path} cannot be written: {(error.strerror or str(error)).lower()}") from None
+    if shutil.disk_usage(folder).free < LEAST:
+        raise ValueError(f"output {path} cannot be written: the disk is full")
 
 
 def png(picture: "Image.Image | Figure") -> bytes:
@@ -51,8 +74,12 @@ def png(picture: "Image.Image | Figure") -> bytes:
 
 
 def relative(path: str | Path, picture: Path) -> str:
-    """`path` relative to the picture's folder: valid while both move together, and without the user's home."""
+    """`path` relative to the picture's folder: valid while both move together, and without the user's home.
+
+    Bytes of a name that are no UTF-8 become "?".
+    """
     try:
-        return Path(os.path.relpath(path, picture.parent)).as_posix()
+        name = Path(os.path.relpath(path, picture.parent)).as_posix()
     except ValueError:  # on another drive
-        return str(Path(path).absolute())
+        name = str(Path(path).absolute())
+    return name.encode(errors="replace").decode()

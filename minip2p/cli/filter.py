@@ -1,12 +1,12 @@
 """`minip2p filter`: choose the pairs of a training set by the scores that were stored with them."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from .arguments import progress_bar
+from .printing import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,4 @@ def run(options: Options) -> None:
     most = None if options.keep == 0 else options.keep
     with progress_bar("unit") as show:
         result = clip_filter.run(options.directory, thresholds, most, on_unit=show)
-    print(clip_filter.table(result))
-    if result.lost:
-        print(
-            f"minip2p: note: {result.lost} samples would be kept but have no images, because they were no candidates "
-            "when the pairs were made; minip2p pairs with a larger --most or with these thresholds would keep them",
-            file=sys.stderr,
-        )
+    say(*clip_filter.table(result).split("\n"))

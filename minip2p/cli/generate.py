@@ -32,17 +32,11 @@ class Options:
 def run(options: Options) -> None:
     """Generate and write the image."""
     grid = sampling.parse_grid(options.grid, AXES)
-    output = sampling.check_places(options.output)
     if not options.prompt:
         raise ValueError('missing --prompt "a text to generate from"')
-    if len(options.prompt) > 1 and len(grid) > 1:
-        raise ValueError(f"--grid {' '.join(options.grid)}: with several prompts, expected one name")
-    pipe = options.sampling.load("text2image")
-    more = {"prompts": list(options.prompt), "size": options.size, "grid": grid}
-    m = sampling.describe(pipe, options, output, verb="generate", **more)
-    image = sampling.make(pipe, m, output)
-    n = len(options.prompt) * sampling.cells_of(grid)
-    sampling.report(output, image, f"a sheet of {n} images" if n > 1 else "")
+    pipe, m, output = sampling.prepare(options, "generate", prompts=list(options.prompt), grid=grid)
+    n = figures.cells_of(grid, len(options.prompt))
+    sampling.report(output, sampling.make(pipe, m, output), f"a sheet of {n} images" if n > 1 else "")
 
 
 def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = None) -> Image.Image:
@@ -51,6 +45,9 @@ def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = 
     def generate(prompt: str, **changes: Any) -> Image.Image:
         return pipe.generate(prompt, on_step=on_step, **sampling.settings_in(m) | changes)
 
+    figures.cells_of(m["grid"], len(m["prompts"]))
+    if len(m["prompts"]) > 1 and len(m["grid"]) > 1:
+        raise ValueError(f"grid of {' and '.join(m['grid'])}: with several prompts, expected one name")
     prompts, below = m["prompts"], figures.settings_line(m, ("scale", "seed", "steps"))
     if len(prompts) == 1 and not m["grid"]:
         return generate(prompts[0])

@@ -1,6 +1,5 @@
 """`minip2p import`: a user's own pairs, or a set in any known layout, as a training set in the authors' folders."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from . import files
 from .arguments import optional
+from .printing import say
 
 if TYPE_CHECKING:
     from ..data.edits import Edits
@@ -27,13 +27,14 @@ class Options:
     target: Annotated[str | None, optional("DIR")] = None
     """folder of the edited images"""
     table: Annotated[str | None, optional("PATH")] = None
-    """a .jsonl or .csv of rows {"source": ..., "target": ..., "edit": ...}, which may also have the captions "input"
-    and "output". Names are relative to the two folders, or to the table; one name is enough if both images have it"""
+    """a .jsonl, .json, .csv or .tsv of rows {"source": ..., "target": ..., "edit": ...}, which may also have the
+    captions "input" and "output". Names are relative to the two folders, or to the table; one name is enough if both
+    images have it"""
     edit: Annotated[str | None, optional("TEXT")] = None
     """the instruction for rows that have none; without a table, for all pairs of images with the same name"""
     data: Annotated[str | None, optional("PATH")] = None
-    """a set in another layout, in place of your own images: WebDataset tars, parquet, MagicBrush, or OWNER/NAME on the
-    Hugging Face hub"""
+    """a set in another layout, in place of your own images: WebDataset tars, parquet, MagicBrush, images with a
+    metadata.jsonl, or OWNER/NAME on the Hugging Face hub"""
     part: Annotated[str | None, optional("NAME", "(default: train)")] = None
     """the part of --data, if it has several"""
     output: Annotated[str, arg(metavar="DIR")]
@@ -62,11 +63,11 @@ def run(options: Options) -> None:
         progress=lambda rows, what: tqdm(rows, what, unit="pair", leave=False),
     )
     for message in result.broken.values():
-        print(f"minip2p: skipped: {message}", file=sys.stderr)
+        say(f"minip2p: skipped: {message}", error=True)
     parts = [f"{output}: {result.pairs:,} pairs"]
     parts += [f"{result.pairs - result.written:,} were there"] if result.written < result.pairs else []
     parts += [f"{len(result.broken):,} broken rows left out"] if result.broken else []
-    print("; ".join([*parts, f"see minip2p check {output}"]))
+    say("; ".join([*parts, f"see minip2p check {output}"]))
 
 
 def _open(options: Options) -> "Edits":

@@ -1,10 +1,10 @@
 """`minip2p info`: what a checkpoint holds."""
 
 import json
-import sys
 from dataclasses import dataclass, field
 
 from .arguments import Source
+from .printing import note, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Options:
 def run(options: Options) -> None:
     """Print it. No network is built, so a file with a single network can be read, too."""
     from .. import checkpoints
+    from ..checkpoints.files import is_finite
     from ..config import kind_of, override, to_dict
     from ..loading import shipped
 
@@ -25,11 +26,13 @@ def run(options: Options) -> None:
     config = override(loaded.config, *source.config)
     rows = {"weights": loaded.path, "layout": loaded.layout}
     if getattr(config, "denoiser", None) in loaded.parts:
-        rows["kind"] = kind_of(config)
+        rows["kind"] = f"{kind_of(config)} ({config.denoiser_config.in_channels} input channels)"
     for part, tensors in loaded.parts.items():
         count = sum(tensor.numel() for tensor in tensors.values())
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+        broken = [loaded.names[part][name] for name, tensor in tensors.items() if not is_finite(tensor)]
         rows[part] = f"{count:,} parameters, {', '.join(dtypes)}"
+        rows[part] += f"; {len(broken)} tensors hold NaN or infinity: {', '.join(broken[:3])}" if broken else ""
         if part in ("classifier", "language_model"):
             rows[f"{part} config"] = json.dumps(to_dict(config))
         elif part in to_dict(config):
@@ -40,6 +43,6 @@ def run(options: Options) -> None:
     rows |= {f"from: {name}": value for name, value in loaded.provenance.items()}
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:{width}}  {value}")
-    for note in loaded.notes:
-        print(f"minip2p: note: {note}", file=sys.stderr)
+        say(f"{name:{width}}  {value}")
+    for each in loaded.notes:
+        note(each)

@@ -14,6 +14,7 @@ from ..datagen.instructions import Settings
 from ..loading import load_language_model
 from . import files
 from .arguments import Device, DType, limit_threads, optional
+from .printing import say
 from .work import EngineOptions, show_progress
 
 
@@ -26,8 +27,8 @@ class Options:
     """
 
     captions: Annotated[str, arg(metavar="PATH")]
-    """a table: .txt with a caption per line; .jsonl or .csv with rows that have "input" or "caption". Captions that
-    differ only in upper case and final .!? count as one"""
+    """a table: .txt with a caption per line; .jsonl, .json, .csv or .tsv with rows that have "input" or "caption".
+    Captions that differ only in upper case and final .!? count as one"""
     output: Annotated[str, arg(metavar="PATH")]
     """a .jsonl file of lines {"input", "edit", "output", ...}, which minip2p pairs reads"""
     weights: Annotated[str | None, optional("PATH", "(default: the shipped tiny language model)")] = None
@@ -55,7 +56,7 @@ def run(options: Options) -> None:
     )
     show_progress(made, paths.output)
     if summary := instruction_files.read_summary(paths.output):
-        print(in_words(summary))
+        say(*in_words(summary).split("\n"))
 
 
 def load_maker(options: Options, captions: list[str]) -> instruction_files.InstructionMaker:

@@ -10,6 +10,7 @@ from tyro.conf import arg
 from . import figures, files, sampling
 from .arguments import Fit, optional
 from .controls import Controls, explain, generate_pair, parse_controls, title
+from .printing import say
 from .sampling import Output, Resolution, Step, TextSampling
 
 if TYPE_CHECKING:
@@ -50,19 +51,16 @@ class Options:
 
 def run(options: Options) -> None:
     """Invert, generate, write the figure."""
-    output, control = sampling.check_places(options.output, options.input), parse_controls(options.controls)
+    control = parse_controls(options.controls)
     if options.sampling.negative:
         raise ValueError("--negative: inversion finds the null text itself; leave it out")
     if options.sampling.sampler != "ddim" or options.sampling.sampler_options:
         raise ValueError(f"--sampler {options.sampling.sampler!r}: inversion needs ddim, without options")
     if options.state:
         files.check_writable(Path(options.state))
-    pipe = options.sampling.load("text2image")
-    how = {name: getattr(options, name) for name in INVERSION}
-    prompts = {"prompt": options.prompt, "edited_prompt": options.edited_prompt}
-    m = sampling.describe(pipe, options, output, options.input, verb="invert", **prompts, **how, **control)
+    pipe, m, output = sampling.prepare(options, "invert", **control)
     if options.controls.align and options.edited_prompt:
-        print(explain(pipe, m))
+        say(*explain(pipe, m).split("\n"))
     notes: list[str] = []
     image = sampling.make(pipe, m, output, options.input, state=options.state, notes=notes)
     sampling.report(output, image, *notes)

@@ -6,12 +6,15 @@ file). `minip2p show --again` reads the metadata of a file and calls the same fu
 
 import io
 import json
+import math
 import platform
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
+from ..files import parse_json
 from . import files
 
 if TYPE_CHECKING:
@@ -26,9 +29,9 @@ FORMATS = {
     ".tif": ("TIFF", {"compression": "tiff_lzw"}),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
 }
-REPEATABLE = ("edit", "generate", "sdedit", "pair", "invert")
-"""verbs whose images can be made again"""
 KEY = "minip2p"  # of a PNG's text; in other formats the start of EXIF's ImageDescription
+LONGEST, DEEPEST = 200_000, 50
+"""letters of metadata, and its levels"""
 
 
 def origin(pipe: "Pipeline", loading: "Loading", output: Path, image: str | Path | None = None) -> dict[str, Any]:
@@ -43,6 +46,8 @@ def origin(pipe: "Pipeline", loading: "Loading", output: Path, image: str | Path
         "config": list(loading.config),
         "dtype": loading.dtype,
     }
+    if loading.text_cleaning is not None:  # earlier versions did not record it
+        values["weights"]["text_cleaning"] = loading.text_cleaning
     return values | {"made_with": versions(pipe)}
 
 
@@ -62,78 +67,90 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def _pixels(metadata: dict) -> dict:
-    parts = {
-        part: {k: v for k, v in metadata[part].items() if k != "path"}
-        for part in ("input", "weights")
-        if part in metadata
+    return {
+        name: {k: v for k, v in value.items() if k != "path"} if isinstance(value, dict) else value
+        for name, value in metadata.items()
+        if name != "made_with"
     }
-    return {name: value for name, value in metadata.items() if name != "made_with"} | parts
 
 
-def check_output(path: Path) -> None:
-    """Raise ValueError if an image cannot be written to `path`: unknown format, or no place to write."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"output {path}: unknown ending {path.suffix!r}; expected one of {', '.join(FORMATS)}")
-    files.check_writable(path)
+def check_outputs(*paths: Path, overwrite: bool = False) -> list[dict | None]:
+    """The metadata of each of the images that are there already, else None.
+
+    Raises ValueError for an image that cannot be written: the format is unknown, there is no place, or a file is there
+    that minip2p did not make. `overwrite` gives that file up.
+    """
+    for path in paths:
+        if path.suffix.lower() not in FORMATS:
+            raise ValueError(f"output {path}: unknown ending {path.suffix!r}; expected one of {', '.join(FORMATS)}")
+    files.check_writable(*paths)
+    found = [read_if_ours(path) for path in paths]
+    for path, ours in zip(paths, found):
+        if not overwrite and ours is None and path.exists():
+            raise ValueError(f"output {path} is a file that minip2p did not make; to replace it, add --overwrite")
+    return found
 
 
 def encode(image: Image.Image, path: Path, metadata: dict) -> bytes:
-    """The image as a file in the format of the path's ending, with its metadata."""
+    """The image as a file in the format of the path's ending, with its metadata.
+
+    Raises ValueError for what the format cannot hold: too large an image, too much metadata.
+    """
     kind, options = FORMATS[path.suffix.lower()]
-    if kind == "PNG":
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt(KEY, json.dumps(metadata, ensure_ascii=False))
-        options = options | {"pnginfo": info}
-    else:
-        exif = Image.Exif()
-        exif[ExifTags.Base.ImageDescription] = f"{KEY} {json.dumps(metadata)}"  # in ASCII, as EXIF requires
-        options = options | {"exif": exif}
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    try:
+        text = json.dumps(metadata, ensure_ascii=False)
+        text.encode()  # raises for halves of characters, which words of a command and JSON can hold
+        if len(text) > LONGEST:
+            raise ValueError(f"{len(text):,} letters of metadata, such as the texts, are over {LONGEST:,}")
+        if kind == "PNG":
+            info = PngImagePlugin.PngInfo()
+            info.add_itxt(KEY, text)
+            options = options | {"pnginfo": info}
+        else:
+            exif = Image.Exif()
+            exif[ExifTags.Base.ImageDescription] = f"{KEY} {json.dumps(metadata)}"  # in ASCII, as EXIF requires
+            options = options | {"exif": exif}
+        image.save(buffer, kind, **options)
+    except UnicodeEncodeError:
+        raise ValueError(f"output {path}: a text holds half a character (a lone surrogate); type it anew") from None
+    except (ValueError, OSError, struct.error) as error:
+        raise ValueError(f"output {path} cannot be written as {kind}: {error}") from None
     return buffer.getvalue()
 
 
 def read(path: Path) -> dict:
-    """The metadata of an image file. Raises ValueError if it is not an image or has none."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; expected an image that minip2p made")
-    try:
-        with Image.open(path) as image:
-            image.load()  # a PNG's text may come after its pixels
-            text = image.info.get(KEY) or _description(image)
-    except Exception as error:  # decoders raise anything on damaged data
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    """The metadata of an image file. Raises ValueError if it is not an image, has none, or it is not JSON."""
+    from ..data.picture_files import open_picture
+
+    with open_picture(path, str(path)) as image:
+        image.load()  # a PNG's text may come after its pixels
+        text = image.info.get(KEY) or _description(image)
     if not text:
         raise ValueError(f"{path} has no metadata of minip2p; another program may have removed it")
-    try:
-        metadata = json.loads(text)
-    except ValueError:
-        metadata = None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: its metadata is damaged")
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise ValueError(f"{path}: its metadata is no text of up to {LONGEST:,} letters")
+    metadata = parse_json(text, f"{path}: its metadata")
+    if not _is_plain(metadata, DEEPEST):
+        raise ValueError(f"{path}: its metadata is nested over {DEEPEST} deep or holds numbers that are not finite")
     return metadata
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether a value of JSON is nested at most so deep, and its numbers are finite."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return finite and levels >= 0 and all(_is_plain(each, levels - 1) for each in inner)
+
+
+def read_if_ours(path: Path) -> dict | None:
+    """The metadata of an image that minip2p made, None for any other file."""
+    try:
+        return read(path) if path.is_file() else None
+    except ValueError:
+        return None
 
 
 def _description(image: Image.Image) -> str | None:
     text = image.getexif().get(ExifTags.Base.ImageDescription)
     return text.removeprefix(KEY).strip() if isinstance(text, str) and text.startswith(KEY) else None
-
-
-def verb_of(metadata: dict) -> str:
-    """The verb that made the image. Raises ValueError if it cannot make it again, as for a scene or a figure."""
-    verb = metadata.get("verb", "edit" if "instruction" in metadata else None)
-    if verb not in REPEATABLE:
-        raise ValueError(f"this image cannot be made again; those of {', '.join(REPEATABLE)} can")
-    return verb
-
-
-def is_made(path: Path, metadata: dict) -> bool:
-    """Whether `path` is an image with this metadata."""
-    if not path.is_file():
-        return False
-    try:
-        return equal(read(path), metadata)
-    except ValueError:
-        return False

@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from . import figures, sampling
 from .controls import PAIR_AXES, Controls, explain, generate_pair, parse_controls, title
+from .printing import say
 from .sampling import Grid, Output, Size, Step, TextSampling
 
 if TYPE_CHECKING:
@@ -35,19 +36,16 @@ class Options:
 
 def run(options: Options) -> None:
     """Generate and write the pair."""
-    grid = sampling.parse_grid(options.grid, PAIR_AXES)
-    output, control = sampling.check_places(options.output), parse_controls(options.controls)
+    grid, control = sampling.parse_grid(options.grid, PAIR_AXES), parse_controls(options.controls)
     if "weight" in grid and not control["reweight"]:
         raise ValueError("--grid weight=... replaces the factors of --reweight; name the word by --reweight WORD=1")
     if "share" in grid and "share" not in control["control"]:
         raise ValueError("--grid share=... needs --control share")
-    pipe = options.sampling.load("text2image")
-    prompts = {"prompt": options.prompt, "edited_prompt": options.edited_prompt}
-    m = sampling.describe(pipe, options, output, verb="pair", **prompts, size=options.size, grid=grid, **control)
+    pipe, m, output = sampling.prepare(options, "pair", grid=grid, **control)
     if options.controls.align:
-        print(explain(pipe, m))
+        say(*explain(pipe, m).split("\n"))
     image = sampling.make(pipe, m, output)
-    sampling.report(output, image, f"a sheet of {sampling.cells_of(grid)} pairs" if grid else "source and edited image")
+    sampling.report(output, image, f"a sheet of {figures.cells_of(grid)} pairs" if grid else "source and edited image")
 
 
 def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = None) -> Image.Image:

@@ -3,16 +3,18 @@
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from ..datagen import engines, pairs
-from ..datagen.units import Work
 from ..loading import load_clip
-from ..pipeline.settings import latent_size
 from .arguments import Loading, limit_threads, optional
 from .work import EngineOptions, show_progress
+
+if TYPE_CHECKING:
+    from ..models.clip import CLIP
+    from ..pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +26,10 @@ class Options:
     """
 
     prompts: Annotated[str, arg(metavar="PATH")]
-    """a table (.jsonl, .csv) of rows {"input": caption, "edit": instruction, "output": edited caption}, as minip2p
-    instructions writes it. A row's number is its id, unless all rows have an "id", a whole number"""
+    """a table (.jsonl, .json, .csv, .tsv) of rows {"input": caption, "edit": instruction, "output": edited caption}, as
+    minip2p instructions writes it. A row's number is its id, unless all rows have an "id", a whole number"""
     output: Annotated[str, arg(metavar="FOLDER")]
     """created if missing"""
-    format: Literal["folder", "webdataset"] = "folder"
-    """folder: as the authors' training code reads it; webdataset: a tar for each prompt"""
     clip: Annotated[str | None, optional("PATH", "(default: the shipped tiny CLIP)")] = None
     """a CLIP checkpoint, e.g. a folder of openai/clip-vit-large-patch14"""
     settings: pairs.Settings = pairs.Settings()
@@ -39,19 +39,17 @@ class Options:
 
 def run(options: Options) -> None:
     """Make the pairs that do not exist yet."""
-    out = Path(options.output)
-    names = pairs.file_names(pairs.read_prompts(options.prompts), options.format)
-    work = Work(folder=out, names=names, load=partial(load_maker, options))
-    show_progress(engines.run(work, **options.engine.for_run(options.loading.device)), out)
+    engine = options.engine.for_run(options.loading.device)
+    made = pairs.make(
+        partial(load_models, options), pairs.read_prompts(options.prompts), options.settings, options.output, **engine
+    )
+    show_progress(made, Path(options.output))
 
 
-def load_maker(options: Options) -> pairs.PairMaker:
-    """What makes the units in one process. Raises ValueError for a model that cannot generate images of this size."""
+def load_models(options: Options) -> "tuple[Pipeline, CLIP]":
+    """The networks of one process. Raises ValueError for a model that cannot generate images of this size."""
     settings, device = options.settings, engines.local_device(options.loading.device)
     pipe = replace(options.loading, device=device).load("text2image")
-    pipe.require("text-to-image")
-    latent_size(pipe, settings.size)
     clip = load_clip(options.clip, device=pipe.device)
     limit_threads(clip, *pipe.parts.values(), threads=settings.threads)
-    prompts = pairs.read_prompts(options.prompts)
-    return pairs.PairMaker(pipe=pipe, clip=clip, prompts=prompts, settings=settings, form=options.format)
+    return pipe, clip

@@ -11,8 +11,8 @@ from .arguments import Loading, Threads, optional
 from .work import EngineOptions, show_progress
 
 if TYPE_CHECKING:
-    from ..data.edits import Edits
-    from ..datagen.precompute import LatentMaker, Settings
+    from ..datagen.precompute import Settings
+    from ..models.vae import AutoencoderKL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,30 +55,24 @@ class Options:
 def run(options: Options) -> None:
     """Encode the pairs that are not encoded yet."""
     from ..data.edits import open_edits
-    from ..data.latents import HEADER
-    from ..datagen import engines, precompute, units
+    from ..datagen.precompute import precompute
+    from ..training.pairs import read_texts
 
     if options.loading.dtype != "float32":
         raise ValueError(f"dtype {options.loading.dtype}: expected float32, in which training runs the autoencoder")
-    out, settings = Path(options.output), settings_of(options)
-    if out.resolve() == Path(options.data).resolve():
-        raise ValueError(f"output {out}: expected another folder than that of the pairs")
+    settings, engine = settings_of(options), options.engine.for_run(options.loading.device)
     edits = open_edits(options.data)
-    load_here = partial(load_maker, options, edits)
-    work = units.Work(folder=out, names=precompute.file_names(len(edits), settings), load=load_here, header=HEADER)
-    show_progress(engines.run(work, **options.engine.for_run(options.loading.device)), out)
+    mark = read_texts(edits, options.skip_broken).mark
+    load, how = partial(load_vae, options), {"data": mark, "skip_broken": options.skip_broken}
+    show_progress(precompute(load, edits, settings, options.output, **how, **engine), Path(options.output))
 
 
-def load_maker(options: Options, edits: "Edits") -> "LatentMaker":
-    """What makes the units in one process."""
+def load_vae(options: Options) -> "AutoencoderKL":
+    """The autoencoder, in each process."""
     from ..datagen.engines import local_device
-    from ..datagen.precompute import LatentMaker
-    from ..training.pairs import read_groups
 
-    mark = read_groups(edits, options.skip_broken)[1]
     device = local_device(options.loading.device)
-    vae = options.loading.load(threads=options.threads, device=device, inference=False).vae
-    return LatentMaker(vae=vae, edits=edits, settings=settings_of(options), data=mark, skip_broken=options.skip_broken)
+    return options.loading.load(threads=options.threads, device=device, inference=False).vae
 
 
 def settings_of(options: Options) -> "Settings":

@@ -1,7 +1,6 @@
 """What the verbs that sample share: options, the grid, and how an image is made from its metadata and written."""
 
 import ast
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from tyro.conf import FlagCreatePairsOff, arg
 
+from ..data.picture_files import size_of
 from . import files, metadata
 from .arguments import OWN, Loading, Sampler, Spacing, Threads, optional, steps_bar
+from .printing import say
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -62,6 +63,8 @@ class Sampling:
     low_memory: FlagCreatePairsOff[bool] = False
     """run guidance branches one at a time, and move networks to the CPU while they are not used"""
     threads: Threads = None
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace output files that minip2p did not make"""
     loading: Annotated[Loading, arg(prefix_name=False)] = Loading()
 
     def settings(self) -> dict[str, Any]:
@@ -122,30 +125,44 @@ def parse_grid(words: tuple[str, ...], axes: Mapping[str, type]) -> dict[str, li
     return grid
 
 
-def check_places(output: str, image: str | None = None) -> Path:
-    """The output as a path. Raise ValueError if it cannot be written, or is the input image."""
-    path = Path(output)
-    metadata.check_output(path)
-    if image is not None and path.resolve() == Path(image).resolve():
-        raise ValueError(f"output {output} is the input; choose another place, so that nothing is lost")
-    return path
+def prepare(options: Any, verb: str, model: str = "text2image", **more: Any) -> "tuple[Pipeline, dict, Path]":
+    """The model, the metadata of the output, and the output, of a verb's options; `more` is recorded, too.
+
+    Raises ValueError if the output cannot be written, with this metadata, or is the input; ImageError for the input.
+    """
+    output, image, size = Path(options.output), getattr(options, "input", None), (1, 1)
+    if image is not None:
+        size = size_of(Path(image))
+        if output.resolve() == Path(image).resolve():
+            raise ValueError(f"output {output} is the input; choose another place, so that nothing is lost")
+    metadata.check_outputs(output, overwrite=options.sampling.overwrite)
+    pipe = options.sampling.load(model)
+    return pipe, describe(pipe, options, output, image, size, verb=verb, **more), output
 
 
-def describe(pipe: "Pipeline", options: Any, output: Path, image: str | Path | None = None, **more: Any) -> dict:
-    """The metadata of an output: all that decides its pixels. What was left out is the model's own."""
-    settings = options.sampling.settings() | more
+def describe(
+    pipe: "Pipeline", options: Any, output: Path, image: str | Path | None, size: tuple[int, int], **more: Any
+) -> dict:
+    """The metadata of an output: all that decides its pixels. What was left out is the model's own. size: the input's.
+
+    Raises ValueError if a file of the output's format cannot hold it, or a picture of the size that is kept.
+    """
+    from .recorded import KEYS
+
+    names = KEYS.get(more.get("verb", "edit"), "").split()
+    settings = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    settings |= options.sampling.settings() | more
     for name, own in MODELS_OWN.items():
         if settings.get(name, 0) is None:
             settings[name] = getattr(pipe.config.sampling, own)
-    return settings | metadata.origin(pipe, options.sampling.loading, output, image)
+    m = settings | metadata.origin(pipe, options.sampling.loading, output, image)
+    metadata.encode(Image.new("RGB", (max(size) if m.get("keep_size") else 1, 1)), output, m)
+    return m
 
 
 def settings_in(m: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in metadata, as keyword arguments of the pipeline's verb."""
-    settings = {name: value for name, value in m.items() if name not in ABOUT}
-    if isinstance(settings.get("size"), list):
-        settings["size"] = tuple(settings["size"])  # JSON has no tuples
-    return settings
+    return {name: value for name, value in m.items() if name not in ABOUT}
 
 
 def make(pipe: "Pipeline", m: dict, output: Path, image: str | None = None, **more: Any) -> Image.Image:
@@ -153,18 +170,13 @@ def make(pipe: "Pipeline", m: dict, output: Path, image: str | None = None, **mo
     module = import_module(f".{m['verb']}", __package__)
     with steps_bar(output.name) as on_step:
         result = module.make(pipe, image and Path(image), m, on_step, **more)
-    files.write(output, metadata.encode(result, output, m))
+    files.write_file(output, metadata.encode(result, output, m))
     return result
 
 
 def report(output: Path, image: Image.Image, *notes: str) -> None:
     """Print what was written."""
-    print("; ".join([f"{output}: {image.width}x{image.height}", *filter(None, notes)]))
-
-
-def cells_of(grid: Mapping[str, list]) -> int:
-    """The number of cells of a grid, 1 without axes."""
-    return math.prod(map(len, grid.values()))
+    say("; ".join([f"{output}: {image.width}x{image.height}", *filter(None, notes)]))
 
 
 Step = Callable[[Any], None]

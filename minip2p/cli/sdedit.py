@@ -40,12 +40,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Edit and write the image."""
-    grid = sampling.parse_grid(options.grid, SDEDIT_AXES)
-    output = sampling.check_places(options.output, options.input)
-    pipe = options.sampling.load("text2image")
-    fitting = {name: getattr(options, name) for name in ("strength", "resolution", "fit", "keep_size")}
-    more = {"verb": "sdedit", "prompt": options.prompt, "grid": grid} | fitting
-    m = sampling.describe(pipe, options, output, options.input, **more)
+    pipe, m, output = sampling.prepare(options, "sdedit", grid=sampling.parse_grid(options.grid, SDEDIT_AXES))
     sampling.report(output, sampling.make(pipe, m, output, options.input))
 
 

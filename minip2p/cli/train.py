@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from . import files
 from .arguments import Device, Threads, limit_threads, optional
+from .printing import say
 
 if TYPE_CHECKING:
     from ..training.loop import Stage
@@ -23,13 +23,17 @@ class Options:
 
     stage: Positional[StageName]
     """what to train"""
-    preset: Literal["tiny", "sd15", "tinyllama"] = "tiny"
+    preset: Annotated[
+        Literal["tiny", "sd15", "tinyllama"] | None, optional("{tiny,sd15,tinyllama}", "(default: tiny)")
+    ] = None
     """the config, which --set changes. tiny: small models on the tiny world; sd15: the paper's editor, from Stable
     Diffusion; tinyllama: LoRA of a published language model, for instructions"""
     out: Annotated[str | None, optional("DIR", "(default: runs/STAGE)")] = None
     """folder for the run's state, log, previews and model"""
     resume: Annotated[str | None, optional("DIR")] = None
     """continue the run in this folder; the result is bit-identical to that of a run that never stopped"""
+    accept_changes: bool = False
+    """with --resume: continue although the data, the tokenizer or a frozen network has changed"""
     init_from: Annotated[tuple[str, ...], optional("PATH ...")] = ()
     """checkpoints to start from: each network takes its weights from the first that has them (instructions: a file of
     minip2p, or a folder of Llama 2, TinyLlama or Mistral)"""
@@ -65,13 +69,12 @@ def run(options: Options) -> None:
     from ..training.memory import dry_run
     from ..training.progress import show_progress
     from ..training.ranks import join_ranks
-    from ..training.stages import start
+    from ..training.stages import start, starting_files
     from ..training.stops import Stopped
 
-    if options.resume and (options.out or options.init_from):
-        raise ValueError("--resume continues a run in its own folder; --out and --init-from start another")
+    check_paths(options)
     device, _ = place(local_device(options.device), "float32")
-    out = Path(options.resume or options.out or f"runs/{options.stage}")
+    out, resume = Path(options.resume or options.out or f"runs/{options.stage}"), options.resume is not None
     spec, config = config_of(options, out)
     if options.print_config:
         return print_config(options, config)
@@ -84,19 +87,32 @@ def run(options: Options) -> None:
     try:
         with join_ranks(device, options.shard) as ranks:
             if options.dry_run:
-                for line in dry_run(make(config, out, options.init_from, ranks.device), ranks):
+                init_from = starting_files(out, options.init_from, resume)
+                for line in dry_run(make(config, out, init_from, ranks.device), ranks):
                     if ranks.first:
-                        print(line)
+                        say(line)
                 return
-            files.check_writable(out / "config.json")
-            resume, limited = bool(options.resume), replace(spec, make=make)
-            logs = start(limited, config, out, init_from=options.init_from, resume=resume, ranks=ranks)
+            how = {"init_from": options.init_from, "resume": resume, "accept_changes": options.accept_changes}
+            logs = start(replace(spec, make=make), config, out, ranks=ranks, **how)
             show_progress(logs, config.train.steps, options.stage, quiet=not ranks.first)
             if ranks.first:
-                print(out / "model.safetensors")
+                say(str(out / "model.safetensors"))
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        say(str(stopped), error=True)
         sys.exit(stopped.status)
+
+
+def check_paths(options: Options) -> None:
+    """Raise ValueError for an empty path, and for options that a resumed run cannot have."""
+    for name in ("out", "resume", "data", "mixture", "init_from"):
+        value = getattr(options, name)
+        if any(not path.strip() for path in ((value,) if isinstance(value, str) else value or ())):
+            raise ValueError(f"--{name.replace('_', '-')} is empty: expected a path; is a variable not set?")
+    if options.resume is None and options.accept_changes:
+        raise ValueError("--accept-changes: expected --resume, too")
+    for name in ("out", "init_from", "preset"):
+        if options.resume is not None and getattr(options, name):
+            raise ValueError(f"--resume continues a run in its own folder; --{name.replace('_', '-')} starts another")
 
 
 def specs_of(stage: str) -> "list[StageSpec]":
@@ -110,17 +126,22 @@ def specs_of(stage: str) -> "list[StageSpec]":
 def config_of(options: Options, out: Path) -> "tuple[StageSpec, Any]":
     """The stage, and the config of its preset or of the run to resume, with the changes that the options make."""
     from ..config import override
-    from ..training.stages import saved_config
+    from ..training.build import check_changes
+    from ..training.stages import saved_config, starting_files
 
     specs, words = specs_of(options.stage), words_of_options(options)
+    denoises = options.stage in ("editor", "text2image")
     if options.resume:
         spec, config = saved_config(specs, out)
+        check_changes(words if denoises else (), starting_files(out, (), resume=True))
         return spec, override(config, *words)
     found = {preset: spec for spec in specs for preset in spec.presets}
-    if options.preset not in found:
-        raise ValueError(f"--preset {options.preset}: for {options.stage} there are {', '.join(sorted(found))}")
-    spec = found[options.preset]
-    config = override(spec.presets[options.preset], *words)
+    preset = options.preset or "tiny"
+    if preset not in found:
+        raise ValueError(f"--preset {preset}: for {options.stage} there are {', '.join(sorted(found))}")
+    spec = found[preset]
+    check_changes(words if denoises else (), options.init_from)
+    config = override(spec.presets[preset], *words)
     return spec, override(spec.resolve(config, options.init_from), *words)
 
 
@@ -153,11 +174,15 @@ def parse_mixture(text: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
 
 
 def print_config(options: Options, config: Any) -> None:
-    """Print each word of the config on a line; for an editor with the paper's value where it differs."""
+    """Print each word of the config on a line; for an editor with what the paper's code does where it differs."""
     from ..config import words_of
-    from ..training.presets import PAPER
+    from ..training.presets import DEPARTURES, SD15, UNMARKED
 
-    paper = words_of(PAPER) if options.stage == "editor" else {}
+    paper = words_of(SD15) if options.stage == "editor" else {}
     for name, value in words_of(config).items():
-        line = f"{name}={value!r}"
-        print(f"{line:<60}  # the paper: {paper[name]!r}" if name in paper and paper[name] != value else line)
+        line, theirs = f"{name}={value!r}", []
+        if name in paper and paper[name] != value and name not in UNMARKED:
+            theirs.append(repr(paper[name]))
+        if name in paper and name in DEPARTURES:
+            theirs.append(DEPARTURES[name].theirs)
+        say(f"{line:<60}  # the paper: {'; '.join(theirs)}" if theirs else line)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from .arguments import optional
+from .printing import say
 
 if TYPE_CHECKING:
     from ..datagen.engines import Run
@@ -58,8 +59,8 @@ def show_progress(run: "Run", place: Path) -> None:
             bar.set_postfix_str(in_words(), refresh=False)
             bar.update()
             for note in unit.notes:
-                bar.write(note, file=sys.stderr)
+                say(note, error=True)
     seconds = time.perf_counter() - started
     before = f"; {run.done} of {run.total} units were finished before" if run.done else ""
     rates = "".join(f" ({n / seconds:.3g} {name}/s)" for name, n in list(counts.items())[:1])
-    print(f"{place}: {in_words() or 'nothing to do'} in {seconds:.1f} s{rates}{before}")
+    say(f"{place}: {in_words() or 'nothing to do'} in {seconds:.1f} s{rates}{before}")

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from ..nn.attention import Site
+from ..nn.site import Site
 from ..text.align import positions
 from .inject import pairs_of
 from .record import map_size

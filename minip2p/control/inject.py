@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..nn.attention import Site
+from ..nn.site import Site
 from ..text.align import positions, refinement, replacement
 from .run import AtSites, Control, Run, check_fraction
 from .share import ScheduledShare, SelfAttentionInjection

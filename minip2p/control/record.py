@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..nn.attention import Site
+from ..nn.site import Site
 from .run import AtSites, Control, Run, check_fraction
 
 Size = tuple[int, int]

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..nn.attention import AttentionControl, Site
+from ..nn.site import AttentionControl, Site
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..nn.attention import Site
+from ..nn.site import Site
 from .run import AtSites, Control, Run, check_fraction
 
 

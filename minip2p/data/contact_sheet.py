@@ -122,7 +122,8 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, or as much of its beginning as fits, with dots."""
+    """The text on one line, or as much of its beginning as fits, with dots."""
+    text = " ".join(text.split())
     if _fitting(text, font, width) == len(text):
         return text
     n = _fitting(text, font, width - font.getlength("..."))

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from .fits import LANCZOS
-from .images import to_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,7 @@ class Crop:
         scale = self.side / min(w, h)
         w, h = max(self.side, round(w * scale)), max(self.side, round(h * scale))
         left, top = round(self.left * (w - size)), round(self.top * (h - size))
-        both = []
-        for picture in (source, target):
-            x = to_tensor(picture.resize((w, h), LANCZOS).crop((left, top, left + size, top + size)))
-            both.append(x.flip(-1) if self.flip else x)
-        return 2 * torch.stack(both) - 1
+        box = left, top, left + size, top + size
+        both = np.stack([picture.resize((w, h), LANCZOS).crop(box) for picture in (source, target)])  # (2, y, x, 3)
+        x = torch.from_numpy(both).movedim(-1, 1).float() / 255
+        return 2 * (x.flip(-1) if self.flip else x).contiguous() - 1

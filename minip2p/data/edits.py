@@ -1,46 +1,24 @@
-"""Sets of edit pairs in any layout as one sequence, and splits that stay the same.
+"""Opens sets of edit pairs in any layout as one sequence.
 
 edits = open_edits("data/pairs")        # the authors' folders, WebDataset tars, parquet, MagicBrush, or on the hub
 edits[0].source, edits[0].target, edits[0].instruction
-train, val, test = split(edits)         # lists of indices
 """
 
-import hashlib
-import io
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
-
-from PIL import Image
 
 from .latents import is_precomputed
-from .layouts.common import EditsError, EditText, EncodedImage
+from .layouts.common import EditsError, EditText, EncodedImage, size_of
 from .layouts.folder import Folder, has_pairs
-from .layouts.huggingface import HuggingFaceTable, is_saved_folder, load_table
+from .layouts.huggingface import HuggingFaceTable, is_saved_folder, load_table, parquet_files
 from .layouts.magicbrush import MagicBrush
+from .layouts.table import open_table, table_in
 from .layouts.webdataset import Tars
-from .pixels import decode
+from .pairs import EditPair, Edits, Layout
+from .tables import ENDINGS
 
-__all__ = ["LAYOUTS", "EditPair", "EditText", "Edits", "EditsError", "EncodedImage", "Layout", "open_edits", "split"]
-
-SPLITS = (0.9, 0.05, 0.05)
-"""the authors': training, validation, test"""
-
-
-class Layout(Protocol):
-    """What a layout offers: the pairs at one place, read one by one."""
-
-    def __len__(self) -> int: ...
-
-    def text(self, i: int) -> EditText:
-        """Raises EditsError that names the pair."""
-
-    def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
-        """Source and target. Raises EditsError that names the pair."""
+__all__ = ["LAYOUTS", "EditPair", "EditText", "Edits", "EditsError", "EncodedImage", "Layout", "open_edits"]
 
 
 def _open_tars(path: str, part: str | None) -> Layout:
@@ -56,85 +34,26 @@ def _open_folder(path: str, part: str | None) -> Layout:
     return Folder(Path(path))
 
 
-def _open_table(path: str, part: str | None) -> Layout:
+def _open_huggingface(path: str, part: str | None) -> Layout:
     return HuggingFaceTable(load_table(path, part), path)
+
+
+def _open_table(path: str, part: str | None) -> Layout:
+    return open_table(table=_table_at(Path(path), part or "train") or path)
+
+
+def _table_at(path: Path, part: str) -> Path | None:
+    return table_in(path / part) or table_in(path)
 
 
 LAYOUTS: dict[str, Callable[[str, str | None], Layout]] = {
     "folder": _open_folder,
     "webdataset": _open_tars,
     "magicbrush": _open_magicbrush,
-    "huggingface": _open_table,
+    "huggingface": _open_huggingface,
+    "table": _open_table,
 }
 """name -> what opens the layout, from (path, part)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditPair:
-    """An image, an instruction, and the edited image."""
-
-    source: Image.Image
-    """8-bit RGB, as from `images.open_image`"""
-    target: Image.Image
-    """8-bit RGB; of the source's size in every published set, which is not checked"""
-    instruction: str
-    name: str
-    input: str | None = None
-    """the source's caption, if there is one"""
-    output: str | None = None
-    """the target's caption, if there is one"""
-
-
-class Edits(Sequence[EditPair]):
-    """A set of pairs. Indexing reads that pair only. It pickles, forks, and is read from any number of processes.
-
-    A pair that cannot be read raises ValueError (EditsError, ImageError) in one line that names it.
-    """
-
-    def __init__(self, layout: Layout, path: str):
-        self.layout, self.path = layout, path
-
-    def __len__(self) -> int:
-        return len(self.layout)
-
-    def __repr__(self) -> str:
-        return f"Edits({self.path!r}, {len(self):,} pairs)"
-
-    def __getitem__(self, i: int) -> EditPair:
-        return self.read(i)[2]
-
-    def read(self, i: int) -> tuple[EditText, tuple[EncodedImage, EncodedImage], EditPair]:
-        """A pair, and the text and the image files that it was made of."""
-        text, files = self.text(i), self.files(i)
-        source, target = (decode(io.BytesIO(image.data), image.name) for image in files)
-        captions = {"input": text.input, "output": text.output}
-        return (
-            text,
-            files,
-            EditPair(source=source, target=target, instruction=text.instruction, name=text.name, **captions),
-        )
-
-    def text(self, i: int) -> EditText:
-        """Everything about a pair except its images, which are not opened."""
-        return self.layout.text(self._at(i))
-
-    def texts(self) -> Iterator[EditText]:
-        """The text of every pair, in order."""
-        return (self.layout.text(i) for i in range(len(self)))
-
-    def key(self, i: int) -> str:
-        """The pair's own name in its set, the same when pairs are added or removed."""
-        return self.text(i).key
-
-    def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
-        """Source and target, not decoded."""
-        return self.layout.files(self._at(i))
-
-    def _at(self, i: int) -> int:
-        at = operator.index(i)
-        if not -len(self) <= at < len(self):
-            raise IndexError(f"{self.path} has {len(self):,} pairs; there is no pair {at}")
-        return at % len(self)
 
 
 def open_edits(path: str | PathLike, *, layout: str | None = None, part: str | None = None) -> Edits:
@@ -157,10 +76,12 @@ def open_edits(path: str | PathLike, *, layout: str | None = None, part: str | N
 def _recognise(path: Path) -> str:
     """The layout of the set at `path`."""
     if path.is_file():
-        layout = {".tar": "webdataset", ".parquet": "huggingface"}.get(path.suffix.lower())
-        if layout is None:
-            raise EditsError(f"{path}: expected a folder, a .tar or a .parquet of edit pairs")
+        layouts = {".tar": "webdataset", ".parquet": "huggingface"} | dict.fromkeys(ENDINGS, "table")
+        if (layout := layouts.get(path.suffix.lower())) is None:
+            raise EditsError(f"{path}: expected a folder of edit pairs, or a file that ends in {', '.join(layouts)}")
         return layout
+    if path.exists() and not path.is_dir():
+        size_of(path)
     if not path.exists():
         if len(path.parts) == 2 and not path.is_absolute() and ".." not in path.parts:
             return "huggingface"  # OWNER/NAME
@@ -173,41 +94,15 @@ def _recognise(path: Path) -> str:
         return "webdataset"
     if any((path / part / "edit_turns.json").is_file() for part in (".", "train", "dev", "test")):
         return "magicbrush"
+    if _table_at(path, "train"):
+        return "table"
     if is_saved_folder(path):
         return "huggingface"
     if (path / "seeds.json").is_file():
         return "folder"
-    if any(path.rglob("*.parquet")):
+    if parquet_files(path):
         return "huggingface"
     raise EditsError(
         f"{path}: no known set of edit pairs; looked for the authors' folders (prompt.json, 1_0.jpg, 1_1.jpg, "
-        "seeds.json), WebDataset's .tar, .parquet, and MagicBrush's edit_turns.json"
+        "seeds.json), WebDataset's .tar, .parquet, MagicBrush's edit_turns.json, and metadata.jsonl beside images"
     )
-
-
-def split(edits: Edits, fractions: Sequence[float] = SPLITS) -> list[list[int]]:
-    """The pairs' indices in one list per fraction (they add up to 1), each in order; by a hash of `EditText.group`.
-
-    Pairs of one caption stay together, and no pair moves when others are added or removed; the lengths are near the
-    fractions, not equal to them. Raises ValueError for other fractions.
-    """
-    _bounds(fractions)
-    lists: list[list[int]] = [[] for _ in fractions]
-    for i, text in enumerate(edits.texts()):
-        lists[split_of(text.group, fractions)].append(i)
-    return lists
-
-
-def split_of(group: str, fractions: Sequence[float] = SPLITS) -> int:
-    """The split of a group, by number: it depends on the text alone and never changes."""
-    digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    return next(which for which, bound in enumerate(_bounds(fractions)) if place < bound or bound == 1)
-
-
-def _bounds(fractions: Sequence[float]) -> list[float]:
-    """The end of each split in [0, 1]; the last is 1."""
-    fractions = list(fractions)
-    if not fractions or not all(0 <= each <= 1 for each in fractions) or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions {', '.join(map(str, fractions))}: expected numbers that add up to 1")
-    return [*accumulate(fractions[:-1]), 1.0]

@@ -15,8 +15,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .colour import as_rgb
 from .fits import LANCZOS, Fitted, pad, stretch
-from .pixels import ImageError, as_rgb, decode, from_array
+from .picture_files import decode
+from .pixels import ImageError, from_array
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
@@ -24,12 +26,12 @@ Picture = str | os.PathLike | Image.Image | np.ndarray
 def open_image(picture: Picture) -> Image.Image:
     """Any picture as 8-bit RGB: a path, a PIL image, or an array (y, x), (y, x, 1), (y, x, 3) or (y, x, 4).
 
-    Rotated as its EXIF says; transparency is put on white; of an animation, the first frame. More than 8 bits
-    are scaled down, not cut (`pixels.eight_bits`). Raises ImageError for a file that is missing, a directory, damaged
-    or no picture, or has over 179 million pixels (Pillow's guard against decompression bombs).
+    Rotated as its EXIF says, in sRGB by its ICC profile; transparency is put on white; of an animation, the first
+    frame. More than 8 bits are scaled down, not cut (`colour.as_rgb`). Raises ImageError for a file that cannot be read
+    as a picture or is too large (`picture_files.open_picture`).
     """
     if isinstance(picture, np.ndarray):
-        return from_array(picture)
+        return as_rgb(from_array(picture), "an array")
     if isinstance(picture, (str, os.PathLike)):
         return decode(Path(picture), str(picture))
     if not isinstance(picture, Image.Image):

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from ..files import remove_unfinished, write_content, write_file, write_json
+from ..files import lock_folder, write_content, write_file, write_json
+from .colour import to_srgb
 from .edits import Edits, EditsError, EditText, EncodedImage
 from .layouts.common import read_json
 from .layouts.table import check_text
 from .pair_files import json_lines
-from .pixels import ImageError, decode
+from .picture_files import decode, open_picture
+from .pixels import ImageError
 
 SETTINGS, LIST = "run.json", "seeds.json"
 Progress = Callable[[Iterable[int], str], Iterable[int]]
@@ -50,9 +50,15 @@ def import_pairs(
 
     lossless: images that are not JPEG become PNG, which the authors' code does not read, instead of JPEG of quality
     100. Upright RGB JPEGs are copied byte for byte. skip_broken: leave broken pairs out.
-    Raises ValueError, before anything is written: for a folder with other contents, and for a broken pair.
+    Raises ValueError, before anything is written: for a folder with other contents, or in which another process writes,
+    and for a broken pair.
     """
-    settings, progress = {"verb": "import", "lossless": lossless}, progress or _silent
+    with lock_folder(output):
+        return _import(edits, output, lossless, skip_broken, progress or _silent)
+
+
+def _import(edits: Edits, output: Path, lossless: bool, skip_broken: bool, progress: Progress) -> Imported:
+    settings = {"verb": "import", "lossless": lossless}
     _check_output(output, settings)
     broken = _find_broken(edits, output, progress)
     good = [i for i in range(len(edits)) if i not in broken]
@@ -61,7 +67,6 @@ def import_pairs(
         hint = "" if skip_broken else "; fix it, or leave out what is broken by --skip-broken"
         raise ValueError(f"{next(iter(broken.values()))}{more}{hint}")
     write_json(output / SETTINGS, settings)
-    remove_unfinished(output)
     missing = [i for i in good if not (output / folder_name(i)).is_dir()]
     for i in progress(missing, "writing"):
         write_content(output / folder_name(i), _contents(edits.text(i), edits.files(i), lossless))
@@ -81,10 +86,11 @@ def seed_of(key: str) -> int:
 
 
 def encode(image: EncodedImage, lossless: bool) -> tuple[str, bytes]:
-    """(ending, bytes) of an image in a training set; a JPEG that is upright and RGB is not encoded again."""
-    with Image.open(io.BytesIO(image.data)) as opened:
+    """(ending, bytes) of an image in a training set; a JPEG that is upright and sRGB is not encoded again."""
+    with open_picture(io.BytesIO(image.data), image.name) as opened:
         upright = opened.getexif().get(0x0112, 1) == 1
-        if opened.format in ("JPEG", "MPO") and opened.mode == "RGB" and upright:
+        plain = opened.format in ("JPEG", "MPO") and opened.mode == "RGB" and upright
+        if plain and to_srgb(opened, image.name) is None:
             return "jpg", image.data
     picture, file = decode(io.BytesIO(image.data), image.name), io.BytesIO()
     if lossless:
@@ -117,16 +123,17 @@ def _find_broken(edits: Edits, output: Path, progress: Progress) -> dict[int, st
         )
     broken = {}
     for i in progress(range(len(edits)), "checking"):
+        text = None
         try:
             text = edits.text(i)
             if folder_name(i) in done:
                 _check_same(output / folder_name(i), text)
                 continue
             for role, value in (("edit", text.instruction), ("input", text.input), ("output", text.output)):
-                check_text(role, value, text.name)
+                check_text(role, value)
             edits[i]
         except (EditsError, ImageError) as error:
-            broken[i] = str(error)
+            broken[i] = str(error) if text is None or text.name in str(error) else f"{text.name}: {error}"
     return broken
 
 

@@ -3,8 +3,14 @@
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+from .layouts.common import EditsError, size_of
+
+MOST = 1 << 20
+"""bytes of a header with all of its extensions"""
 
 
 class Member(NamedTuple):
@@ -28,9 +34,38 @@ def make_tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def tar_members(path: Path) -> Iterator[Member]:
-    """The files in a tar, in its order. Raises tarfile.TarError if it is damaged or compressed, or OSError."""
-    with tarfile.open(path, "r:") as tar:
+    """The regular files in a tar, in its order; links, devices and folders are passed over.
+
+    Raises tarfile.TarError if it is damaged or compressed, or if a header claims what the file does not hold; OSError,
+    and EditsError if it is not a file.
+    """
+    end, at = size_of(path), 0
+    with _guarded(), open(path, "rb") as file, tarfile.open(fileobj=Headers(file), mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # tarfile keeps every header otherwise
-            if member.isreg():
+            if not at < tar.offset or not 0 <= member.size <= end - member.offset_data:
+                raise tarfile.ReadError(f"{member.name!r:.80} of {member.size:,} bytes is not whole in it")
+            at = tar.offset
+            if member.isreg() and not member.issparse():
                 yield Member(member.name, member.offset_data, member.size)
+
+
+class Headers:
+    """A file as a reader of headers needs it: what a header claims to be longer than MOST is not read."""
+
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def read(self, size: int) -> bytes:
+        return self._read(min(size, MOST))
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Whatever a damaged header makes Python's reader raise is a ReadError."""
+    try:
+        yield
+    except (tarfile.TarError, OSError, EditsError):
+        raise
+    except (ValueError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
+        raise tarfile.ReadError(f"a damaged header: {error}") from None

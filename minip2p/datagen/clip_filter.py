@@ -3,8 +3,8 @@
     filtered = run("pairs", Thresholds(image=0.7))      # writes pairs/seeds.json and pairs/filter.json
     print(table(filtered))
 
-A sample is kept if it passes all rules, has images (is a candidate), and is among the best `most` of its prompt by
-direction. No image is opened, made or deleted, so other thresholds can be tried at any time.
+A sample is kept if it passes all rules, has images (is a candidate), and is among the best `most` of these of its
+prompt by direction. No image is opened, made or deleted, so other thresholds can be tried at any time.
 """
 
 import hashlib
@@ -13,20 +13,21 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.layouts.seeds import whole
 from ..data.pair_files import done_units, read_unit
 from ..evaluation.metrics import KEYS, PAPER, RULES, Thresholds
-from ..files import write_file, write_json
+from ..files import remove_unfinished, write_file, write_json
 
 Score = Mapping[str, Any]
 """of a sample, as in scores.jsonl: sample, seed, candidate, and the authors' keys of the similarities"""
 QUANTILES = (0.1, 0.5, 0.9)
 TYPES = {"sample": int, "seed": int, "candidate": bool} | dict.fromkeys(KEYS.values(), (int, float))
+"""of a score's values"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,7 @@ class Filtered:
     samples: int
     fell: dict[str, int]
     """failed this rule, and perhaps others"""
-    alone: dict[str, int]
-    """failed this rule and no other"""
     passed: int
-    lost: int
-    """passed and among the best `keep` of their prompt, but without images because they were no candidates when they
-    were made; worse samples take their places, if there are any"""
-    over: int
-    """passed, but enough samples of their prompt are better"""
     kept: int
     prompts: int
     prompts_kept: int
@@ -60,39 +54,31 @@ class Filtered:
 def filter_units(
     units: Iterable[tuple[str, Sequence[Score]]], thresholds: Thresholds = PAPER, most: int | None = 4
 ) -> Filtered:
-    """Filter the (name, scores) of units, in the order of their names. Similarities and what is kept stay in memory.
+    """Filter the (name, scores) of units. Similarities and what is kept stay in memory.
 
     most: pairs of a prompt, at most; None: all that pass. Raises ValueError that names unit and line of a bad score.
     """
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ValueError(f"keep {most!r}: expected a number of pairs of a prompt, at least 1")
-    count = Counter(samples=0, passed=0, lost=0, kept=0, prompts=0, prompts_kept=0)
-    fell, alone = dict.fromkeys(RULES, 0), dict.fromkeys(RULES, 0)
+    count = Counter(samples=0, passed=0, kept=0, prompts=0, prompts_kept=0)
+    fell = dict.fromkeys(RULES, 0)
     values: dict[str, array] = {rule: array("f") for rule in RULES}
     seeds: dict[str, list[int]] = {}
-    for _, group in groupby(units, key=lambda unit: unit[0].partition(".")[0]):  # 0000012.025-049 is a part of 0000012
-        samples = [(unit, score) for unit, scores in group for score in check(unit, scores)]
-        passed = []
-        for sample in samples:
-            rules = thresholds.refuses(sample[1])
-            passed += [] if rules else [sample]
+    for unit, scores in units:
+        samples, passed = check(unit, scores), []
+        for score in samples:
+            rules = thresholds.refuses(score)
+            passed += [] if rules else [score]
             for rule in rules:
                 fell[rule] += 1
-                alone[rule] += len(rules) == 1
-        passed.sort(key=lambda sample: (-sample[1][KEYS["direction"]], sample[1]["sample"]))
-        kept = [(unit, score) for unit, score in passed if score["candidate"]][:most]
-        for unit in sorted({unit for unit, _ in kept}):
-            seeds[unit] = [score["seed"] for name, score in kept if name == unit]
         for rule in RULES:
-            values[rule].extend(score[KEYS[rule]] for _, score in samples)
-        lost = sum(not score["candidate"] for _, score in passed[:most])
-        count.update(samples=len(samples), passed=len(passed), lost=lost, kept=len(kept))
-        count.update(prompts=1, prompts_kept=bool(kept))
+            values[rule].extend(score[KEYS[rule]] for score in samples)
+        passed.sort(key=lambda score: (-score[KEYS["direction"]], score["sample"]))
+        if kept := [score["seed"] for score in passed if score["candidate"]][:most]:
+            seeds[unit] = kept
+        count.update(samples=len(samples), passed=len(passed), kept=len(kept), prompts=1, prompts_kept=bool(kept))
     quantiles = {rule: np.quantile(each or [0.0], QUANTILES).tolist() for rule, each in values.items()}
-    over = count["passed"] - count["lost"] - count["kept"]
-    return Filtered(
-        thresholds=thresholds, keep=most, fell=fell, alone=alone, over=over, seeds=seeds, quantiles=quantiles, **count
-    )
+    return Filtered(thresholds=thresholds, keep=most, fell=fell, seeds=seeds, quantiles=quantiles, **count)
 
 
 def run(
@@ -121,6 +107,7 @@ def run(
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     write_file(folder / "seeds.json", seeds_bytes(result.seeds))
     write_json(folder / "filter.json", record(result))
+    remove_unfinished(folder, {"seeds.json", "filter.json"})
     return result
 
 
@@ -144,26 +131,26 @@ def table(result: Filtered) -> str:
     def part(n: int) -> str:
         return f"{n} ({n / max(result.samples, 1):.1%})"
 
-    rules = [line("rule", "failed", "failed no other", *(f"{q:.0%} are below" for q in QUANTILES)), "|---" * 6 + "|"]
+    rules = [line("rule", "failed", *(f"{q:.0%} are below" for q in QUANTILES)), "|---" * 5 + "|"]
     for rule, limit in RULES.items():
         least = f"{rule.replace('_', ' ')} >= {getattr(result.thresholds, limit):g}"
         quantiles = [f"{value:.3f}" for value in result.quantiles[rule]]
-        rules.append(line(least, part(result.fell[rule]), part(result.alone[rule]), *quantiles))
-    rows = {"all": result.samples, "passed all rules": result.passed}
-    if result.keep is not None:
-        rows[f"passed, but {result.keep} of their prompt are better"] = result.over
-    rows |= {"lost: would be kept, but have no images": result.lost, "kept": result.kept}
+        rules.append(line(least, part(result.fell[rule]), *quantiles))
+    rows = {"all": result.samples, "passed all rules": result.passed, "kept": result.kept}
     of_all = [line("samples", "number"), "|---|---|", *(line(name, part(n)) for name, n in rows.items())]
     prompts = f"{result.prompts_kept} of {result.prompts} prompts have at least one kept pair."
     return "\n".join([*rules, "", *of_all, "", prompts])
 
 
-def check(unit: str, scores: Sequence[Score]) -> Sequence[Score]:
-    """The scores. Raises ValueError that names the unit and the line of one that lacks a value."""
+def check(unit: str, scores: Sequence[Score]) -> list[Score]:
+    """The scores, with seeds as whole numbers. Raises ValueError that names unit and line of one that lacks a value."""
+    checked = []
     for number, score in enumerate(scores, 1):
+        found = score | {"seed": whole(score["seed"])} if isinstance(score, dict) and "seed" in score else score
         for key, kind in TYPES.items():
-            value = score.get(key) if isinstance(score, dict) else None
+            value = found.get(key) if isinstance(found, dict) else None
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or value != value:
-                found = json.dumps(score)[:80]
-                raise ValueError(f"unit {unit}, line {number} of its scores: expected {key!r}, a number, in {found}")
-    return scores
+                given = json.dumps(score)[:80]
+                raise ValueError(f"unit {unit}, line {number} of its scores: expected {key!r}, a number, in {given}")
+        checked.append(found)
+    return checked

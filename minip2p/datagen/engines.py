@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ..files import remove_unfinished
+from ..files import lock_folder, remove_unfinished
 from .units import Finished, Work, Worker, existing
 
 RETRIES = 3
@@ -78,23 +79,28 @@ def run(
     engine: a key of ENGINES. shard (i, n), i from 0: only units i, i + n, ...; processes with different
     shards need not know of each other. workers, gpu: how many workers Ray starts, and whether each gets a GPU.
 
-    Raises ValueError if the folder holds another run's units, OSError that names a unit that cannot be written.
+    Raises ValueError if the folder holds another run's units, or another process that makes all units is at work in it;
+    OSError that names a unit that cannot be written.
     """
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; expected {' or '.join(ENGINES)}")
     (i, n), header = shard, work.folder / work.header
     if not 0 <= i < n:
         raise ValueError(f"shard {i} of {n}: expected one from 0 to {n - 1}")
-    there = existing(work.folder)
-    if (found := there.intersection(work.names)) and not header.exists():
-        raise ValueError(f"{work.folder} holds {min(found)} but no {work.header}: choose another --output")
     names = work.names[i::n]
-    todo = [name for name in names if name not in there]
-    units = ENGINES[engine](work, todo, workers=workers, gpu=gpu)
+    with ExitStack() as stack:
+        stack.enter_context(lock_folder(work.folder, shared=n > 1))
+        there = existing(work.folder)
+        if (found := there.intersection(work.names)) and not header.exists():
+            raise ValueError(f"{work.folder} holds {min(found)} but no {work.header}: choose another --output")
+        todo = [name for name in names if name not in there]
+        units = ENGINES[engine](work, todo, workers=workers, gpu=gpu)
+        lock = stack.pop_all()  # until the last unit is made
 
     def making() -> Iterator[Finished]:
-        yield from units
-        remove_unfinished(work.folder, {*names, work.header})
+        with lock:
+            yield from units
+            remove_unfinished(work.folder, set(names))  # of Ray's workers that died
 
     return Run(total=len(names), done=len(names) - len(todo), units=making())
 

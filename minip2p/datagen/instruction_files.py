@@ -13,16 +13,19 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..data.captions import distinct, read_rows
+from ..data.captions import distinct
 from ..data.pair_files import json_lines
-from ..files import read_json, remove_unfinished, write_file
+from ..data.tables import read_rows
+from ..files import FolderInUse, lock_folder, read_json, remove_unfinished, write_file
 from ..pipeline import LanguageModel
+from ..schema import from_dict
 from .engines import Run, run
 from .instructions import CaptionResult, Settings, blocks, complete_block
 from .units import Finished, Result, Work, check_same, is_complete
@@ -61,6 +64,11 @@ class Paths:
         self.parts = self.output.with_name(f"{self.output.name}.parts")
         self.refused = self.output.with_name(f"{self.output.stem}.refused.jsonl")
         self.run = self.output.with_name(f"{self.output.stem}.run.json")
+
+    def clean(self) -> None:
+        """Remove the parts of a finished run, and what killed processes left."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+        remove_unfinished(self.output.parent, {path.name for path in (self.refused, self.run, self.output)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +117,21 @@ def make(
     if paths.output.exists():
         if not paths.run.exists():
             raise ValueError(f"{paths.output} exists without {paths.run.name}; choose another output")
-        check_same(paths.run, read_json(paths.run).get("settings") or {}, load().header)
-        shutil.rmtree(paths.parts, ignore_errors=True)
+        settings = read_json(paths.run).get("settings")
+        check_same(paths.run, settings if isinstance(settings, dict) else {}, load().header)
+        paths.clean()
         return Run(total=len(names), done=len(names), units=iter(()))
     opened = run(work, **engine)
 
     def making() -> Iterator[Finished]:
         yield from opened
-        if is_complete(work):
-            _join(paths, dict(zip(names, sizes, strict=True)), len(captions))
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock_folder(paths.parts))
+            except FolderInUse:  # by another shard: the last one joins them
+                return
+            if is_complete(work):
+                _join(paths, dict(zip(names, sizes, strict=True)), len(captions))
 
     return replace(opened, units=making())
 
@@ -141,7 +155,9 @@ def write(
 def read_summary(output: str | Path) -> Summary | None:
     """The statistics of a finished run; None while it is not finished."""
     paths = Paths(output)
-    return Summary(**read_json(paths.run)["summary"]) if paths.output.exists() else None
+    if not paths.output.exists():
+        return None
+    return from_dict(Summary, read_json(paths.run).get("summary"), f"{paths.run}, summary")
 
 
 def _join(paths: Paths, sizes: dict[str, int], given: int) -> None:
@@ -149,7 +165,7 @@ def _join(paths: Paths, sizes: dict[str, int], given: int) -> None:
     try:
         results = [each for name, size in sizes.items() for each in _read_part(paths.parts / name, size)]
         settings = read_json(paths.parts / "run.json")
-    except FileNotFoundError:
+    except ValueError:
         if paths.output.exists():  # another process has joined them
             return
         raise
@@ -171,14 +187,13 @@ def _join(paths: Paths, sizes: dict[str, int], given: int) -> None:
     about = [{"settings": settings, "summary": asdict(summary)}]
     for path, rows in ((paths.refused, short), (paths.run, about), (paths.output, lines)):
         write_file(path, json_lines(rows))
-    shutil.rmtree(paths.parts, ignore_errors=True)
-    remove_unfinished(paths.output.parent, {path.name for path in (paths.refused, paths.run, paths.output)})
+    paths.clean()
 
 
 def _read_part(path: Path, size: int) -> list[CaptionResult]:
     try:
-        results = [CaptionResult(**row) for _, row in read_rows(path)]
-    except (ValueError, TypeError):
+        results = [from_dict(CaptionResult, row) for _, row in read_rows(path)]
+    except ValueError:
         results = []
     if len(results) != size:
         raise ValueError(f"{path} is damaged; remove it, and the same call makes it again")

@@ -9,58 +9,47 @@ makes blocks, `instruction_files.py` writes them. Without any file:
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..data.captions import STOP, Refused, bare, distinct, parse_completion, prompt_text
 from ..pipeline import LanguageModel
+from ..schema import AtLeast0, Count, CountOrNone, Seed, Threads, checked
 from ..text.generate import Completion, Sampling
-from .units import check_whole
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Settings:
     """What determines the instructions, beside the captions and the language model. The defaults are the paper's."""
 
-    temperature: float = 0.7
+    temperature: AtLeast0 = 0.7
     """of the sampling; 0 takes the most likely tokens"""
-    top_p: float = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """sample from the most likely tokens that together have this probability"""
-    frequency_penalty: float = 0.1
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.1
     """penalty of tokens that were sampled before"""
-    max_tokens: int = 256
+    max_tokens: Count = 256
     """of a completion; longer ones are rejected"""
-    retries: int = 3
+    retries: CountOrNone = 3
     """further attempts after a rejected completion"""
-    per_caption: int = 1
+    per_caption: Count = 1
     """different instructions for each caption"""
-    batch_size: int = 16
+    batch_size: Count = 16
     """completions that are sampled together"""
-    block: int = 64
+    block: Count = 64
     """captions in a unit of work; a stopped run loses only the unfinished units"""
-    seed: int = 0
+    seed: Seed = 0
     """random seed of the run"""
     refuse: tuple[str, ...] = ()
     """words and phrases: reject captions, instructions and edited captions that contain one"""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
-
-    def __post_init__(self):
-        least = {"max_tokens": 1, "per_caption": 1, "batch_size": 1, "block": 1, "retries": 0, "seed": 0, "threads": 1}
-        check_whole(self, least)
-        ranges = {"temperature": (0, math.inf), "top_p": (0, 1), "frequency_penalty": (-2, 2)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not low <= value <= high or value == math.inf:
-                raise ValueError(f"{name.replace('_', ' ')} {value!r}: expected a number from {low} to {high}")
-        if self.top_p == 0:
-            raise ValueError("top p 0: expected more than 0; temperature 0 takes the most likely tokens")
 
 
 @dataclass(frozen=True, kw_only=True)

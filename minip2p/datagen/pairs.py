@@ -7,14 +7,14 @@ same batches.
 The rounding depends on the batch, the number of CPU threads and the kind of device: all three belong to the run. It
 also depends on the model of the device and on PyTorch's version, which run.json records but does not compare.
 
-    for unit in make(pipe, clip, read_prompts("prompts.jsonl"), Settings(samples=16), "pairs"):
+    for unit in make(load, read_prompts("prompts.jsonl"), Settings(samples=16), "pairs"):  # load() -> pipe, clip
         print(unit.name, unit.counts)
 """
 
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from hashlib import sha256
@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..data.pair_files import PairUnit, encode_unit, file_name, unit_name
+from ..data.pair_files import PairUnit, unit_name
 from ..evaluation.metrics import KEYS, scores, similarities
 from ..models.clip import CLIP
 from ..pipeline import Pipeline, fingerprint
@@ -34,7 +34,7 @@ from .engines import Run, run
 from .plan import ENDINGS, Settings, bounds, read_prompts, sample_plan
 from .units import Result, Work
 
-__all__ = ["PairMaker", "Settings", "file_names", "make", "make_unit", "read_prompts", "sample_plan"]
+__all__ = ["PairMaker", "Settings", "make", "make_unit", "read_prompts", "sample_plan"]
 
 
 def make_unit(pipe: Pipeline, clip: CLIP, prompt: dict, settings: Settings) -> PairUnit:
@@ -114,26 +114,25 @@ def _encode(image: Image.Image, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def file_names(prompts: Sequence[dict], form: str = "folder") -> list[str]:
-    """The names of the folders or tars of all units. Raises ValueError for rows that are no prompts."""
+def unit_names(prompts: Sequence[dict]) -> list[str]:
+    """The names of all units. Raises ValueError for rows that are no prompts."""
     for i, prompt in enumerate(prompts):
         texts = [prompt.get(name) for name in ("input", "edit", "output")]
         if not all(isinstance(text, str) and text.strip() for text in texts) or type(prompt.get("id")) is not int:
             raise ValueError(f"prompt {i}: expected texts as input, edit and output, and a whole number as id")
     if len({prompt["id"] for prompt in prompts}) < len(prompts):
         raise ValueError("prompts of one id: expected a different one of each")
-    return [file_name(unit_name(prompt["id"]), form) for prompt in prompts]
+    return [unit_name(prompt["id"]) for prompt in prompts]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairMaker:
-    """Makes the folder or tar of a unit. Raises ValueError if the pipeline cannot generate images of the size."""
+    """Makes the folder of a unit. Raises ValueError if the pipeline cannot generate images of the size."""
 
     pipe: Pipeline
     clip: CLIP
     prompts: Sequence[dict]
     settings: Settings
-    form: str = "folder"
 
     def __post_init__(self):
         self.pipe.generate_pair([], [], steps=self.settings.steps, size=self.settings.size)
@@ -162,36 +161,36 @@ class PairMaker:
             "share": list(bounds(settings.share)),
             "scale": list(bounds(settings.scale)),
             "size": list(size) if isinstance(size, (tuple, list)) else size,
-            "format": self.form,
             "made_with": {"torch": torch.__version__, "pillow": PIL.__version__, "device": gpu},
         }
 
     def make(self, name: str) -> Result:
-        prompt = self.by_id[int(name.removesuffix(".tar"))]
-        unit = make_unit(self.pipe, self.clip, prompt, self.settings)
+        unit = make_unit(self.pipe, self.clip, self.by_id[int(name)], self.settings)
         passed = len(_passed(unit.scores, self.settings))
         counts = {"pairs": len(unit.scores), "passed": passed, "candidates": len(unit.images)}
-        return Result(encode_unit(unit, self.form), counts)
+        return Result(unit.files, counts)
 
 
 def make(
-    pipe: Pipeline,
-    clip: CLIP,
+    load: Callable[[], tuple[Pipeline, CLIP]],
     prompts: Sequence[dict],
     settings: Settings,
     out: str | Path,
-    *,
-    form: str = "folder",
     **engine: Any,
 ) -> Run:
     """Make all units that are not in `out` yet; each is yielded after it was written.
 
-    form: one of `pair_files.FORMATS`. engine: options of `engines.run`. Raises ValueError, before anything is made, for
-    rows that are no prompts, a model that cannot generate, and a folder of another run.
+    load gives the text-to-image model and CLIP; it is called once in every process that makes units. engine: options of
+    `engines.run`. Raises ValueError, before anything is made, for rows that are no prompts, a model that cannot
+    generate, and a folder of another run.
     """
-    names = file_names(prompts, form)
-    load = partial(PairMaker, pipe=pipe, clip=clip, prompts=prompts, settings=settings, form=form)
-    return run(Work(folder=Path(out), names=names, load=load), **engine)
+    maker = partial(_load_maker, load, prompts, settings)
+    return run(Work(folder=Path(out), names=unit_names(prompts), load=maker), **engine)
+
+
+def _load_maker(load: Callable[[], tuple[Pipeline, CLIP]], prompts: Sequence[dict], settings: Settings) -> PairMaker:
+    pipe, clip = load()
+    return PairMaker(pipe=pipe, clip=clip, prompts=prompts, settings=settings)
 
 
 def _digest(config: Any) -> str:

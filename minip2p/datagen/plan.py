@@ -1,39 +1,39 @@
 """What a run generates: its settings, its prompts, and how each sample of a prompt is generated."""
 
 import math
-from dataclasses import dataclass
 from hashlib import sha256
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.captions import NAMES, read_rows, text_of
+from ..data.layouts.common import NAMES, find_field
+from ..data.layouts.seeds import whole
 from ..data.pair_files import to_json
+from ..data.tables import place, read_rows, text_of
 from ..diffusion import SAMPLERS, SPACINGS
 from ..evaluation.metrics import RELEASED, Thresholds
-from .units import check_whole
+from ..schema import Count, Seed, Threads, checked
 
 ENDINGS = {"jpg": ("JPEG", {"quality": 100}), "png": ("PNG", {})}
 """of image files, with Pillow's format and options; JPEG as in the authors' code"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Settings:
     """What determines the pairs, beside the models and the prompts.
 
     The defaults are the paper's (section 3.1.2) and, for the thresholds, those of the authors' released script.
     """
 
-    samples: int = 100
+    samples: Count = 100
     """pairs for each prompt"""
-    batch_pairs: int = 8
+    batch_pairs: Count = 8
     """pairs that are generated together"""
     share: float | tuple[float, float] = (0.1, 0.9)
     """Prompt-to-Prompt's p, the fraction of the steps in which the images share self-attention: a number, or the ends
     of a uniform draw"""
     scale: float | tuple[float, float] = (7.5, 15.0)
     """guidance scale: a number, or the ends of a uniform draw"""
-    steps: int = 100
+    steps: Count = 100
     """of the sampler: more are slower and finer"""
     sampler: str = "euler_ancestral"
     """as for minip2p generate"""
@@ -41,28 +41,26 @@ class Settings:
     """of noise levels, as for minip2p generate"""
     size: int | tuple[int, int] | None = None
     """a side or (width, height) in pixels; None: the model's own"""
-    seed: int = 0
+    seed: Seed = 0
     """random seed of the run"""
-    stop_after: int | None = None
+    stop_after: Count | None = None
     """a prompt ends after the batch in which so many of its samples have passed"""
     thresholds: Thresholds = RELEASED
     """a candidate passes them"""
     independent_noise: bool = False
     """generate the two images from different noise, as a baseline for Prompt-to-Prompt; needs share 0"""
-    most: int = 8
+    most: Count = 8
     """candidates of a prompt, the best by direction; more than the filter keeps, so that it can be stricter"""
     picture: str = "jpg"
     """file format: jpg, as the authors' code reads it, or png, which is lossless"""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
 
     def __post_init__(self):
-        names = ("samples", "batch_pairs", "steps", "stop_after", "most", "threads")
-        check_whole(self, dict.fromkeys(names, 1) | {"seed": 0})
         for name, top, expected in (("share", 1, "from 0 to 1"), ("scale", math.inf, "0 or more")):
             low, high = ends = bounds(getattr(self, name))
             given = f"{name} {low}" if low == high else f"{name} {low},{high}"
-            if not all(isinstance(end, Real) and 0 <= end <= top and end < math.inf for end in ends):
+            if not all(0 <= end <= top for end in ends):
                 raise ValueError(f"{given}: expected numbers {expected}")
             if low > high:
                 raise ValueError(f"{given}: expected the lower end first")
@@ -96,7 +94,7 @@ def sample_plan(settings: Settings, prompt_id: int, sample: int) -> Plan:
 
 
 def read_prompts(path: str | Path) -> list[dict]:
-    """All rows of a table, with the keys input (or caption), edit, output, id and any further columns.
+    """All rows of a table, with the keys input, edit, output, id and any further columns.
 
     The id is the number of the row, unless all rows have their own. Raises ValueError that names file and line.
     """
@@ -105,10 +103,10 @@ def read_prompts(path: str | Path) -> list[dict]:
     own: bool | None = None
     """whether the rows have ids; known from the first"""
     for number, row in read_rows(path):
-        where, caption = f"{path}, line {number}", next((name for name in NAMES if name in row), "")
-        texts = {"input": text_of(path, number, row, *NAMES)}
-        texts |= {name: text_of(path, number, row, name) for name in ("edit", "output")}
-        prompt = texts | {key: value for key, value in row.items() if key not in {*texts, caption, "id"}}
+        where, roles = place(path, number), ("input", "edit", "output")
+        texts = {role: text_of(path, number, row, *NAMES[role]) for role in roles}
+        known = {*roles, *(find_field(row, NAMES[role]) for role in roles), "id"}
+        prompt = texts | {key: value for key, value in row.items() if key not in known}
         own = "id" in row if own is None else own
         if ("id" in row) != own:
             raise ValueError(
@@ -120,7 +118,7 @@ def read_prompts(path: str | Path) -> list[dict]:
         lines[prompt["id"]] = number
         try:
             to_json(prompt).encode()
-        except ValueError:  # JSON lets a row hold half of a character (a lone surrogate), or NaN
+        except (ValueError, RecursionError):  # JSON lets a row hold half of a character (a lone surrogate), or NaN
             raise ValueError(f"{where}: contains half a character or NaN, which JSON files cannot hold") from None
         prompts.append(prompt)
     if not prompts:
@@ -134,8 +132,7 @@ def bounds(value: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def _own_id(where: str, value: Any) -> int:
-    """The id of a row; in a table of texts (.csv) it is a text of digits."""
-    value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    value = whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(f"{where}: 'id' is {value!r}; expected a whole number, 0 or more")
     return value

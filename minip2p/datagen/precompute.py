@@ -4,7 +4,7 @@ A unit is a range of pairs. It is a pure function of the set, the autoencoder an
 hash of the seed and the pair's key, and both images of a pair are cropped and mirrored alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -21,33 +21,33 @@ from ..data.edits import Edits, EditText
 from ..data.latents import HEADER, tar_bytes, unit_name
 from ..models.vae import AutoencoderKL
 from ..pipeline import fingerprint
+from ..schema import Count, Pixels, Seed, Threads, checked
 from .engines import Run, run
-from .units import Result, Work, check_whole
+from .units import Result, Work
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Settings:
     """How pairs are cropped and how many are in a unit."""
 
-    size: int = 256
+    size: Pixels = 256
     """of the square crops, in pixels"""
-    resize: tuple[int, int] = (256, 288)
+    resize: tuple[Pixels, Pixels] = (256, 288)
     """the shorter side before a crop at random is taken: drawn between these two"""
-    crops: int = 4
+    crops: Count = 4
     """of each pair"""
     flips: bool = True
     """also encode each crop mirrored: the latent of a mirrored image is not the mirrored latent"""
-    seed: int = 0
-    unit: int = 64
+    seed: Seed = 0
+    unit: Count = 64
     """pairs in a tar"""
-    batch: int = 16
+    batch: Count = 16
     """images that the autoencoder encodes together"""
-    threads: int | None = None
+    threads: Threads | None = None
     """of the CPU; None: PyTorch's own number"""
 
     def __post_init__(self):
-        check_whole(self, dict.fromkeys(("size", "crops", "unit", "batch", "threads"), 1) | {"seed": 0})
-        if len(self.resize) != 2 or not self.size <= self.resize[0] <= self.resize[1]:
+        if not self.size <= self.resize[0] <= self.resize[1]:
             raise ValueError(f"resize {self.resize}: expected two sizes of at least the size {self.size}")
 
     @property
@@ -70,12 +70,14 @@ class LatentMaker:
     skip_broken: bool = False
 
     def __post_init__(self):
-        if self.settings.size % self.vae.factor:
-            raise ValueError(f"size {self.settings.size}: expected a multiple of {self.vae.factor}, the autoencoder's")
+        if self.settings.size % self.vae.config.factor:
+            raise ValueError(
+                f"size {self.settings.size}: expected a multiple of {self.vae.config.factor}, the autoencoder's"
+            )
 
     @property
     def header(self) -> dict[str, Any]:
-        c, side = self.vae.config, self.settings.size // self.vae.factor
+        c, side = self.vae.config, self.settings.size // self.vae.config.factor
         return {
             "minip2p": __version__,
             "pairs": len(self.edits),
@@ -97,13 +99,8 @@ class LatentMaker:
         return Result(tar_bytes(first, encoded), counts, broken)
 
 
-def file_names(pairs: int, settings: Settings) -> list[str]:
-    """The names of the tars of a set of so many pairs."""
-    return [f"{unit_name(at)}.tar" for at in range(0, pairs, settings.unit)]
-
-
 def precompute(
-    vae: AutoencoderKL,
+    load: Callable[[], AutoencoderKL],
     edits: Edits,
     settings: Settings,
     out: str | Path,
@@ -114,12 +111,20 @@ def precompute(
 ) -> Run:
     """Make all tars that are not in `out` yet; each is yielded after it was written.
 
-    data, skip_broken: as for LatentMaker. engine: options of `engines.run`. Raises ValueError for a folder of another
-    run, OSError that names a tar that cannot be written.
+    load gives the autoencoder; it is called once in every process that makes units. data, skip_broken: as for
+    LatentMaker. engine: options of `engines.run`. Raises ValueError for a folder of another run, or that of the pairs;
+    OSError that names a tar that cannot be written.
     """
-    load = partial(LatentMaker, vae=vae, edits=edits, settings=settings, data=data, skip_broken=skip_broken)
-    names = file_names(len(edits), settings)
-    return run(Work(folder=Path(out), names=names, load=load, header=HEADER), **engine)
+    out = Path(out)
+    if out.resolve() == Path(edits.path).resolve():
+        raise ValueError(f"output {out}: expected another folder than that of the pairs")
+    maker = partial(_load_maker, load, edits=edits, settings=settings, data=data, skip_broken=skip_broken)
+    names = [f"{unit_name(at)}.tar" for at in range(0, len(edits), settings.unit)]
+    return run(Work(folder=out, names=names, load=maker, header=HEADER), **engine)
+
+
+def _load_maker(load: Callable[[], AutoencoderKL], **options: Any) -> LatentMaker:
+    return LatentMaker(vae=load(), **options)
 
 
 def crops_of(key: str, settings: Settings) -> list[Crop]:
@@ -159,4 +164,11 @@ def encode_unit(
     if means:
         mean, std = (torch.cat(t).unflatten(0, (-1, settings.variants, 2)) for t in (means, stds))
         encoded = iter(torch.stack([mean[:, :, 0], mean[:, :, 1], std[:, :, 1]], dim=2).half().numpy())
-    return [each if isinstance(each, ValueError) else (each[0], next(encoded)) for each in found]
+    return [each if isinstance(each, ValueError) else (each[0], _finite(each[0], next(encoded))) for each in found]
+
+
+def _finite(text: EditText, latents: np.ndarray) -> np.ndarray:
+    """The latents. Raises ValueError that names the pair where float16 cannot hold them, or they are no numbers."""
+    if not np.isfinite(latents).all():
+        raise ValueError(f"{text.name}: its latents are not finite in float16; the autoencoder does not fit the images")
+    return latents

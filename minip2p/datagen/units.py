@@ -5,7 +5,7 @@ written under a temporary name and then renamed, so a unit that exists is finish
 
     DIR/run.json        the header: everything that determines the bytes of the units
     DIR/NAME            a finished unit
-    DIR/.NAME.*.part    a unit whose process was killed while it wrote; a later run removes it
+    DIR/.NAME.*.part    a unit whose process was killed while it wrote; the next run removes it
 """
 
 import json
@@ -13,13 +13,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from ..files import read_json, write_content, write_json
+from ..schema import Threads, checked, from_dict
 
 
 class Result(NamedTuple):
@@ -93,6 +93,13 @@ class Worker:
         return Finished(name, result.counts, result.notes)
 
 
+@checked
+class RunThreads:
+    """Of a run's header: on how many threads of the CPU its units are made."""
+
+    threads: Threads | None
+
+
 def is_complete(work: Work) -> bool:
     """Whether all units exist, whichever process made them."""
     return set(work.names) <= existing(work.folder)
@@ -120,7 +127,7 @@ def open_header(path: Path, header: Mapping[str, Any]) -> int | None:
                 raise
     there = read_json(path)
     check_same(path, there, header)
-    return there.get("threads")
+    return from_dict(RunThreads, {"threads": there.get("threads")}, str(path)).threads
 
 
 def check_same(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -143,13 +150,3 @@ def cpu_threads(n: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_whole(settings: object, least: Mapping[str, int]) -> None:
-    """Raise ValueError unless these settings are whole numbers of at least so much, or their default None."""
-    for name, low in least.items():
-        value = getattr(settings, name)
-        if value is None and getattr(type(settings), name) is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-            raise ValueError(f"{name.replace('_', ' ')} {value!r}: expected a whole number, at least {low}")

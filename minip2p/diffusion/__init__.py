@@ -19,7 +19,6 @@ from .samplers import SAMPLERS, euler_ancestral, get_sampler, sampler_options
 from .schedule import SPACINGS, BetaSchedule, Schedule
 from .second_order import dpmpp_2m, heun
 from .steps import Field, Noise, Step
-from .times import TIMES
 
 __all__ = [
     "BETAS",
@@ -27,7 +26,6 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
-    "TIMES",
     "BetaSchedule",
     "Cond",
     "Denoiser",

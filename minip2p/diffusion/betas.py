@@ -24,9 +24,21 @@ def cosine(start: float, end: float, steps: int) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
+def zero_snr(start: float, end: float, steps: int) -> Tensor:
+    """Stable Diffusion's betas, rescaled so that the last time is noise alone (Lin et al. 2023, algorithm 1).
+
+    As in diffusers, alpha_bar ends at 2^-24 instead of 0: a sigma of 4096. It goes with the prediction v.
+    """
+    roots = (1 - scaled_linear(start, end, steps)).cumprod(0).sqrt()
+    alpha_bar = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    alpha_bar[-1] = (alpha_bar[-2] / 2).clamp(max=2**-24)
+    return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
 BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
     "scaled_linear": scaled_linear,
     "linear": linear,
     "cosine": cosine,
+    "zero_snr": zero_snr,
 }
 """(first beta, last beta, number of steps) -> betas (steps,) float64"""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from .loss import loss
-from .schedule import Schedule
-from .steps import levels
+from .schedule import Schedule, levels
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ class Denoiser:
     a word of `PREDICTIONS`. The network runs in the dtype of the text condition, all else in that of z.
     """
 
-    loss = loss
-
     def __init__(self, network: Callable[..., Tensor], schedule: Schedule, predict: str = "eps"):
         if predict not in PREDICTIONS:
             raise ValueError(f"unknown prediction {predict!r}; there are {', '.join(PREDICTIONS)}")
         self.network, self.schedule, self.predict = network, schedule, predict
+
+    loss = loss
 
     def __call__(self, z: Tensor, sigma: float | Tensor, cond: Cond, control: Sequence[Any] = ()) -> Tensor:
         """The denoised latent (b, c, y, x) of z (b, c, y, x) at noise level `sigma`: one for all, or one an item (b,).
@@ -101,9 +100,7 @@ class Denoiser:
         `control`: sees and changes the network's attention in this call.
         """
         row, s = PREDICTIONS[self.predict], levels(sigma, z)
-        c_skip = row.c_skip(s).to(z)
-        c_out = row.c_out(s).to(z)
-        return c_skip * z + c_out * self.output(z, sigma, cond, control)
+        return row.c_skip(s).to(z) * z + row.c_out(s).to(z) * self.output(z, sigma, cond, control)
 
     def output(self, z: Tensor, sigma: float | Tensor, cond: Cond, control: Sequence[Any] = ()) -> Tensor:
         """F(c_in z; c_noise): the network's own prediction, (b, c, y, x) in z's dtype."""

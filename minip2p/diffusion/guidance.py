@@ -28,23 +28,16 @@ def two_way(scale: Weight, text: Tensor, null: Tensor) -> Guidance:
     return [(s, Cond(text)), (1 - s, Cond(null))]
 
 
-def three_way(
-    text_scale: Weight,
-    image_scale: Weight,
-    text: Tensor,
-    null_text: Tensor,
-    image: Tensor,
-    null_image: Tensor | None = None,
-) -> Guidance:
+def three_way(text_scale: Weight, image_scale: Weight, text: Tensor, null_text: Tensor, image: Tensor) -> Guidance:
     """InstructPix2Pix, eq. 3, in the order [text + image, image only, none]:
 
         D(z, 0, 0) + s_I (D(z, c_I, 0) - D(z, 0, 0)) + s_T (D(z, c_I, c_T) - D(z, c_I, 0))
 
-    text, null_text (b, m, d); image, null_image (b, c, y, x); each may be one row for all items. The null image is zero
-    unless given. Scales of (1, 1) need one branch, equal scales or an image scale of 1 need two.
+    text, null_text (b, m, d); image (b, c, y, x); each may be one row for all items. The null image is zero. Scales of
+    (1, 1) need one branch, equal scales or an image scale of 1 need two.
     """
     s_t, s_i = _weight(text_scale), _weight(image_scale)
-    null_image = torch.zeros_like(image) if null_image is None else null_image
+    null_image = torch.zeros_like(image)
     return [(s_t, Cond(text, image)), (s_i - s_t, Cond(null_text, image)), (1 - s_i, Cond(null_text, null_image))]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .steps import levels
+from .schedule import levels
 
 
 def loss(

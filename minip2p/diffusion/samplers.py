@@ -10,7 +10,8 @@ eq. 3). The paper's sampler is here, the others are in `first_order.py` and `sec
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -44,14 +45,18 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 }
 
 
-def get_sampler(word: str, options: Iterable[str] = ()) -> Callable[..., Iterator[Step]]:
-    """The sampler of that name. Raises ValueError for a word not in `SAMPLERS` and an option that it does not have."""
+def get_sampler(word: str, options: Mapping[str, Any] | None = None) -> Callable[..., Iterator[Step]]:
+    """The sampler of that name. Raises ValueError for a word not in `SAMPLERS`, an option that it does not have, and a
+    value that is no finite number where the option's default is a number."""
     if word not in SAMPLERS:
         raise ValueError(f"unknown sampler {word!r}; there are {', '.join(SAMPLERS)}")
-    known = list(sampler_options(word))
-    for name in options:
+    known = sampler_options(word)
+    for name, value in (options or {}).items():
         if name not in known:
             raise ValueError(f"sampler {word} has no option {name!r}; it has {', '.join(known) or 'none'}")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+        if type(known[name]) in (int, float) and not is_number:
+            raise ValueError(f"sampler {word}, {name} = {value!r}: expected a finite number")
     return SAMPLERS[word]
 
 

@@ -29,6 +29,8 @@ class Schedule:
 
     steps: int
     first: int = 0
+    _sigma: Callable[[Tensor], Tensor]
+    _t: Callable[[Tensor], Tensor]
 
     @property
     def last(self) -> int:
@@ -45,10 +47,6 @@ class Schedule:
         """The inverse of `sigma`: a fractional time. Levels beyond the training range give its ends: 0 is `first`."""
         return self._t(torch.as_tensor(sigma, dtype=torch.float64, device="cpu"))
 
-    def at(self, u: Tensor) -> Tensor:
-        """The noise levels at fractions u of the training times: 0 is the first time, 1 the last."""
-        return self.sigma(self.first + u * (self.last - self.first))
-
     def sigmas_for(self, n: int, spacing: str = "linspace") -> Tensor:
         """The n + 1 noise levels of a sampler of n steps: falling, then 0. (n + 1,) float64 on the CPU, for any n >= 1.
 
@@ -59,12 +57,6 @@ class Schedule:
         if spacing not in SPACINGS:
             raise ValueError(f"unknown spacing {spacing!r}; there are {', '.join(SPACINGS)}")
         return torch.cat([SPACINGS[spacing](self, n), torch.zeros(1, dtype=torch.float64)])
-
-    def _sigma(self, times: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _t(self, levels: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -83,8 +75,6 @@ class BetaSchedule(Schedule):
     def __post_init__(self):
         if self.kind not in BETAS:
             raise ValueError(f"unknown betas {self.kind!r}; there are {', '.join(BETAS)}")
-        if self.steps < 2:
-            raise ValueError(f"a schedule of {self.steps} steps; expected at least 2")
         if not ((self.betas > 0) & (self.betas < 1)).all():
             raise ValueError(f"betas from {self.start} to {self.end}: expected both strictly between 0 and 1")
 
@@ -128,6 +118,19 @@ class BetaSchedule(Schedule):
         low = (torch.searchsorted(self._log_sigmas, logs.contiguous(), right=True) - 1).clamp(0, self.steps - 2)
         below, above = self._log_sigmas[low], self._log_sigmas[low + 1]
         return low + ((logs - below) / (above - below)).clamp(0, 1)
+
+
+def levels(sigma: float | Tensor, z: Tensor) -> Tensor:
+    """`sigma` for each item of z, (b, 1, 1, 1) float64 on the CPU, so that coefficients are exact for any dtype of z.
+
+    Raises ValueError unless it is one finite number >= 0, or b of them.
+    """
+    s = torch.as_tensor(sigma, dtype=torch.float64, device="cpu")
+    if s.numel() not in (1, len(z)) or s.dim() > 1:
+        raise ValueError(f"noise levels of shape {tuple(s.shape)} for {len(z)} latents; expected one, or one an item")
+    if not ((s >= 0) & s.isfinite()).all():
+        raise ValueError(f"noise level {sigma}: expected a finite number >= 0")
+    return s.expand(len(z)).reshape(-1, 1, 1, 1)
 
 
 def linspace(schedule: Schedule, n: int) -> Tensor:

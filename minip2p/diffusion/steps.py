@@ -54,19 +54,6 @@ def ancestral(sigma: float, after: float, eta: float = 1.0) -> tuple[float, floa
     return (after**2 - up**2) ** 0.5, up
 
 
-def levels(sigma: float | Tensor, z: Tensor) -> Tensor:
-    """`sigma` for each item of z, (b, 1, 1, 1) float64 on the CPU, so that coefficients are exact for any dtype of z.
-
-    Raises ValueError unless it is one finite number >= 0, or b of them.
-    """
-    s = torch.as_tensor(sigma, dtype=torch.float64, device="cpu")
-    if s.numel() not in (1, len(z)) or s.dim() > 1:
-        raise ValueError(f"noise levels of shape {tuple(s.shape)} for {len(z)} latents; expected one, or one an item")
-    if not ((s >= 0) & s.isfinite()).all():
-        raise ValueError(f"noise level {sigma}: expected a finite number >= 0")
-    return s.expand(len(z)).reshape(-1, 1, 1, 1)
-
-
 class Noise:
     """Draws of standard normal noise, (b, c, y, x), each item from a generator of its own.
 
@@ -75,8 +62,7 @@ class Noise:
     the order in which the authors' sampler draws: first the start latent, then one draw a step while sigma' > 0.
     Items of equal seeds get equal noise.
 
-    `seeds`: one per item, usually `range(seed, seed + b)`. `shape`: (c, y, x).
-    Raises ValueError for a seed that is not a whole number of at most 64 bits.
+    `seeds`: one per item, usually `range(seed, seed + b)`, whole numbers below 2^64. `shape`: (c, y, x).
     """
 
     def __init__(
@@ -88,7 +74,7 @@ class Noise:
         dtype: torch.dtype = torch.float32,
     ):
         self.shape, self.device, self.dtype = tuple(shape), device, dtype
-        self.generators = [_generator(seed) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(operator.index(seed)) for seed in seeds]
 
     def __call__(self) -> Tensor:
         """The next draw of every item, (b, c, y, x)."""
@@ -98,10 +84,3 @@ class Noise:
     def start(self, sigma: float | Tensor) -> Tensor:
         """The start of a sampler whose first level is `sigma`: a draw times sigma, not times sqrt(sigma^2 + 1)."""
         return self() * float(sigma)
-
-
-def _generator(seed: int) -> torch.Generator:
-    try:
-        return torch.Generator().manual_seed(operator.index(seed))
-    except (TypeError, RuntimeError, ValueError, OverflowError):
-        raise ValueError(f"seed {seed!r}: expected a whole number of at most 64 bits") from None

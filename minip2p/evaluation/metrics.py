@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.images import Picture, open_image, to_tensor
 from ..models.clip import CLIP, Similarities
+from ..text.bpe import BPE
 
 PIXELS = {"paper": lambda x: x, "released": lambda x: 2 * x - 1}
 """How images in [0, 1] enter CLIP's normalisation: "paper" as they are, like the filter of the paper's data; "released"
@@ -81,6 +82,8 @@ def similarities(
     _check(sources, targets, captions, edited_captions, pixels, batch_size)
     words = list(dict.fromkeys([*captions, *edited_captions]))
     row = {text: i for i, text in enumerate(words)}
+    if isinstance(clip.tokenizer, BPE):
+        clip.tokenizer.warn(words)
     with torch.inference_mode():
         blocks = [clip.encode_texts(words[i : i + batch_size]).float().cpu() for i in range(0, len(words), batch_size)]
         texts = torch.cat(blocks) if blocks else torch.empty(0, clip.config.vision.projection)
@@ -117,7 +120,15 @@ def _tensor(picture: Picture | Tensor) -> Tensor:
     if picture.dim() != 3 or len(picture) != 3 or not picture.is_floating_point() or 0 in picture.shape:
         what = f"{tuple(picture.shape)} of {picture.dtype}"
         raise ValueError(f"a tensor {what}; expected an image (3, y, x) of floats in [0, 1]")
-    return picture.float()
+    return in_range(picture.float(), "a tensor")
+
+
+def in_range(x: Tensor, name: str) -> Tensor:
+    """x itself. Raises ValueError for NaN and for values outside of 0 to 1 by more than a decoder's overshoot, 0.1."""
+    low, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 1.0)
+    if not -0.1 <= low <= high <= 1.1:
+        raise ValueError(f"{name} holds values from {low:g} to {high:g}; expected 0 to 1")
+    return x
 
 
 def _check(sources, targets, captions, edited_captions, pixels: str, batch_size: int) -> None:
@@ -158,4 +169,5 @@ def compare(images: Tensor, truths: Tensor, metrics: Sequence[str] = tuple(METRI
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
     if images.shape != truths.shape or images.dim() != 4:
         raise ValueError(f"images {tuple(images.shape)}, truths {tuple(truths.shape)}: expected (b, 3, y, x) twice")
+    images, truths = in_range(images, "images"), in_range(truths, "truths")
     return {word: METRICS[word](images, truths) for word in metrics}

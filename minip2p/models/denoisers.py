@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ..config import Config
-from ..nn.norms import pick
+from ..nn.blocks import pick
 from .dit import DiT
 from .unet import UNet
 

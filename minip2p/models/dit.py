@@ -10,9 +10,9 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from ..config import DiTConfig
-from ..nn.attention import Attention, Site
-from ..nn.blocks import FEED_FORWARD, TimeEmbedding, sinusoids
-from ..nn.norms import pick
+from ..nn.attention import FEED_FORWARD, Attention
+from ..nn.blocks import TimeEmbedding, pick, sinusoids
+from ..nn.site import Site
 
 
 def positions(y: int, x: int, width: int, like: Tensor) -> Tensor:
@@ -77,8 +77,6 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig):
         super().__init__()
         self.config = c = config
-        if c.width % 8:
-            raise ValueError(f"dit.width = {c.width}: expected a multiple of 8, which sinusoids need")
         self.conv_in = nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
         self.time = TimeEmbedding(c.width // 4)
         self.blocks = nn.ModuleList(Block(c, number) for number in range(c.depth))

@@ -69,10 +69,6 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         c, size = config, config.head_size or config.width // config.heads
-        if c.heads % c.kv_heads:
-            raise ValueError(f"heads = {c.heads} is no multiple of kv_heads = {c.kv_heads}")
-        if size % 2:
-            raise ValueError(f"heads of {size} channels: expected an even number, which rotary positions turn in pairs")
         self.groups, self.size = c.heads // c.kv_heads, size
         self.q = nn.Linear(c.width, c.heads * size, bias=False)
         self.k = nn.Linear(c.width, c.kv_heads * size, bias=False)

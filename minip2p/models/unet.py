@@ -1,17 +1,16 @@
 """The denoising UNet of Stable Diffusion (Rombach et al. 2022): residual blocks, and transformers that read text."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from ..config import UNetConfig
-from ..nn.blocks import Downsample, ResBlock, TimeEmbedding, Transformer, Upsample
-from ..nn.norms import NORMS, pick
-from .unet_parts import EPS, UNetParts, map_sizes
+from ..nn.attention import Transformer
+from ..nn.blocks import NORMS, Downsample, ResBlock, TimeEmbedding, Upsample, norm_silu, pick
+from .unet_parts import EPS, UNetParts, attention_sizes
 
 
 class Level(nn.Module):
@@ -50,7 +49,6 @@ class UNet(nn.Module):
     """
 
     checkpointing: bool = False
-    map_sizes = map_sizes
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -62,7 +60,7 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
 
         skips, c = [widths[0]], widths[0]
-        self.down = cast("list[Level]", nn.ModuleList())
+        self.down: Any = nn.ModuleList()  # of Level
         for i, w in enumerate(widths):
             res = [make.res(c if j == 0 else w, w) for j in range(config.blocks)]
             attention = make.attention(config.attention[i], w, "down", config.blocks)
@@ -74,7 +72,7 @@ class UNet(nn.Module):
             make.res(c, c), next(iter(make.attention(config.mid_attention, c, "mid", 1)), None), make.res(c, c)
         )
 
-        self.up = cast("list[Level]", nn.ModuleList())
+        self.up: Any = nn.ModuleList()  # of Level
         for i, w in reversed(list(enumerate(widths))):
             res = [make.res((c if j == 0 else w) + skips.pop(), w) for j in range(config.blocks + 1)]
             attention = make.attention(config.attention[i], w, "up", config.blocks + 1)
@@ -105,7 +103,11 @@ class UNet(nn.Module):
                 h = self._run(level.block, i, torch.cat([h, skips.pop()], dim=1), time, text, control)
             if level.resample is not None:
                 h = level.resample(h)
-        return self.conv_out(silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(self.norm_out, h))
+
+    def map_sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """(y, x) of the attention maps for latents of `size` (y, x), the largest first."""
+        return attention_sizes(self.config, size)
 
     def _run(self, block: Callable[..., Tensor], *inputs) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -5,9 +5,9 @@ from itertools import count
 from typing import Any
 
 from ..config import UNetConfig
-from ..nn.attention import Site
-from ..nn.blocks import ATTENTION, ResBlock, Transformer
-from ..nn.norms import pick
+from ..nn.attention import ATTENTION, Transformer
+from ..nn.blocks import ResBlock, pick
+from ..nn.site import Site
 
 EPS = 1e-5  # of the residual blocks and the output; a transformer's input norm has 1e-6
 
@@ -34,11 +34,8 @@ class UNetParts:
         return [Transformer(width, heads, c.text_width, each, **more) for each in sites]
 
 
-def map_sizes(unet: Any, size: Sequence[int]) -> list[tuple[int, int]]:
-    """(y, x) of the attention maps for latents of `size` (y, x), the largest first.
-
-    A level has half the sides of the one before, rounded up as its strided convolution does.
-    """
-    c, (y, x) = unet.config, size
+def attention_sizes(config: UNetConfig, size: Sequence[int]) -> list[tuple[int, int]]:
+    """`UNet.map_sizes`: a level has half the sides of the one before, rounded up as its strided convolution does."""
+    c, (y, x) = config, size
     words = [*c.attention[:-1], c.attention[-1] if ATTENTION[c.attention[-1]] else c.mid_attention]
     return [(-(-y // 2**i), -(-x // 2**i)) for i, word in enumerate(words) if ATTENTION[word]]

@@ -2,12 +2,10 @@
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from ..config import VAEConfig
 from ..nn.attention import Attention
-from ..nn.blocks import Downsample, ResBlock, Upsample
-from ..nn.norms import NORMS, pick
+from ..nn.blocks import NORMS, Downsample, ResBlock, Upsample, norm_silu, pick
 from .gaussian import DiagonalGaussian
 
 EPS = 1e-6  # of every norm in the autoencoder; the UNet's residual blocks have 1e-5
@@ -72,7 +70,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for level in self.levels:
             h = level(h)
-        return self.conv_out(silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
 
 
 class Decoder(nn.Module):
@@ -94,7 +92,7 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(self.norm_out, h))
 
 
 class AutoencoderKL(nn.Module):
@@ -108,18 +106,13 @@ class AutoencoderKL(nn.Module):
         self.post_quant = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
-    @property
-    def factor(self) -> int:
-        """Pixels a latent, along each axis."""
-        return 2 ** (len(self.config.widths) - 1)
-
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """x (b, 3, y, x) in [-1, 1], sides divisible by `factor`."""
+        """x (b, 3, y, x) in [-1, 1], sides divisible by `config.factor`."""
         mean, logvar = self.quant(self.encoder(x)).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (b, c, y, x), not scaled -> (b, 3, factor y, factor x), about [-1, 1]."""
+        """z (b, c, y, x), not scaled -> (b, 3, config.factor y, config.factor x), about [-1, 1]."""
         return self.decoder(self.post_quant(z))
 
 

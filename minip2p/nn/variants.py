@@ -11,6 +11,31 @@ def scale_and_shift(h: Tensor, norm: nn.Module, e: Tensor) -> Tensor:
     return norm(h) * (1 + scale) + shift
 
 
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of each pixel of (b, c, y, x)."""
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x.movedim(1, -1), x.shape[1:2], self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+class RMSNorm2d(nn.Module):
+    """Root-mean-square norm over the channels of each pixel of (b, c, y, x) (Zhang and Sennrich 2019)."""
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x.movedim(1, -1), x.shape[1:2], self.weight, self.eps).movedim(-1, 1)
+
+
 class SwiGLU(nn.Module):
     """x * silu(gate), both linear in the input (Shazeer 2020)."""
 

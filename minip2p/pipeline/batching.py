@@ -1,13 +1,6 @@
 """Lists of inputs in, lists of results out: items, batches, progress and checks, the same for every verb.
 
-A verb describes its item (`Item`), then loops over batches of them:
-
-    work = Work(Edit, on_step, picture=pictures, instruction="make it night", seed=0, steps=100)
-    for batch in work.batches(batch_size):
-        for step in pipe.sample(...):
-            work.report(batch, step)
-        work.results |= ...
-    return work.in_order()
+A verb describes its item (`Item`), then loops over batches of them (`Work`); `edit.py` shows how.
 """
 
 import math
@@ -20,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion import Step
+from ..schema import LARGEST_SIDE, MOST_STEPS
 
 OUTPUTS = ("pil", "tensor", "latent")
 
@@ -113,6 +107,15 @@ def common(values: Sequence[float]) -> float | Tensor:
     return float(values[0]) if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64)
 
 
+def finite(x: Tensor, part: str, dtype: torch.dtype | None = None) -> Tensor:
+    """x, which a part of the model computed in its own dtype or in this one; ValueError for inf and NaN."""
+    if not x.isfinite().all():
+        word = str(dtype or x.dtype).removeprefix("torch.")
+        advice = "load the model with dtype bfloat16 or float32" if word == "float16" else "its weights are wrong"
+        raise ValueError(f"the {part} gave numbers that are not finite in {word}: {advice}")
+    return x
+
+
 def check(**options: Any) -> None:
     """Raise ValueError for the first of these options that cannot have its value. Other names are not checked here:
     words (sampler, spacing, fit) are checked by what they name."""
@@ -121,10 +124,12 @@ def check(**options: Any) -> None:
         whole = number and issubclass(type(x), Integral)
         for names, good, expected in (
             ("prompt edited_prompt negative instruction", isinstance(x, str), "a text"),
-            ("scale text_scale image_scale", number and x >= 0, "a finite number, 0 or more"),
+            ("scale text_scale image_scale", number and 0 <= x <= 1000, "a finite number, 0 or more, at most 1000"),
             ("learning_rate tolerance", number and x > 0, "a finite number above 0"),
             ("share strength", number and 0 <= x <= 1, "a number from 0 to 1"),
-            ("steps batch_size inner n", whole and x >= 1, "a whole number, at least 1"),
+            ("steps inner", whole and 1 <= x <= MOST_STEPS, f"a whole number, at least 1 and at most {MOST_STEPS}"),
+            ("resolution", whole and 1 <= x <= LARGEST_SIDE, f"pixels, at least 1 and at most {LARGEST_SIDE}"),
+            ("batch_size n", whole and x >= 1, "a whole number, at least 1"),
             ("seed", whole and 0 <= x < 2**64, "a whole number from 0 to 2^64 - 1"),
             ("output", isinstance(x, str) and x in OUTPUTS, " or ".join(OUTPUTS)),
         ):

@@ -16,7 +16,8 @@ from ..diffusion import Denoiser, Guidance, Noise, Step, get_sampler, guided, ma
 from ..models.denoisers import Network
 from ..models.text_encoder import TextEncoder
 from ..models.vae import AutoencoderKL
-from .batching import is_list
+from ..text.bpe import BPE
+from .batching import check, finite, is_list
 from .fingerprint import fingerprint
 
 
@@ -39,14 +40,16 @@ class LatentDiffusion:
     notes: tuple[str, ...] = ()
     """what was assumed on loading, a line each"""
     kind: str = field(init=False)
-    """"editor", "text-to-image", "inpainting", "depth" or "denoiser with N inputs" (`config.kind_of`)"""
+    """"editor", "text-to-image", "inpainting", "depth", "upscaler" or "denoiser with N inputs" (`config.kind_of`)"""
     denoiser: Denoiser = field(init=False, repr=False)
     """the network as a function of latents and noise levels"""
 
     def __post_init__(self):
-        schedule = make_schedule(self.config.schedule)
-        object.__setattr__(self, "kind", kind_of(self.config))
-        object.__setattr__(self, "denoiser", Denoiser(self.unet, schedule, self.config.schedule.prediction))
+        c = self.config
+        c.check_together()
+        schedule = make_schedule(c.schedule)
+        object.__setattr__(self, "kind", kind_of(c))
+        object.__setattr__(self, "denoiser", Denoiser(self.unet, schedule, c.schedule.prediction))
 
     def __repr__(self) -> str:
         size = sum(p.numel() for network in self.parts.values() for p in network.parameters())
@@ -80,22 +83,24 @@ class LatentDiffusion:
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's states, (b, m, d). "" is the null text."""
         encoder = self.text_encoder.to(self.device)
+        if isinstance(self.tokenizer, BPE):
+            self.tokenizer.warn(texts)
         states = {text: encoder(self.tokenizer([text]).to(self.device)) for text in dict.fromkeys(texts)}
-        return torch.cat([states[text] for text in texts]).to(self.dtype)
+        return finite(torch.cat([states[text] for text in texts]).to(self.dtype), "text encoder")
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
         """Pictures (b, 3, y, x) in [0, 1] -> the image condition (b, c, y, x) float32: the mode, not scaled."""
         vae = self.vae.to(self.device)
         x = (2 * images - 1).to(self.device, next(vae.parameters()).dtype)
-        return torch.cat([vae.encode(each).mean for each in x.split(1)]).float()
+        return finite(torch.cat([vae.encode(each).mean for each in x.split(1)]), "autoencoder's encoder").float()
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (b, c, y, x) -> pictures (b, 3, y, x) float32, clipped to [0, 1]."""
         vae = self.vae.to(self.device)
         z = (z / self.config.vae.scaling_factor).to(self.device, next(vae.parameters()).dtype)
-        x = torch.cat([vae.decode(each) for each in z.split(1)]).float()
+        x = finite(torch.cat([vae.decode(each) for each in z.split(1)]), "autoencoder's decoder").float()
         return ((x + 1) / 2).clamp(0, 1)
 
     @torch.inference_mode()
@@ -141,7 +146,9 @@ class LatentDiffusion:
             denoised_at = each.wrap(denoised_at)
         z = noise.start(sigmas[0]) if start is None else start
         z = z if z0 is None else z0 + z
-        yield from follow(denoised_at, z, sigmas, noise=noise, **options)
+        for step in follow(denoised_at, z, sigmas, noise=noise, **options):
+            finite(step.z, "denoiser", self.dtype)
+            yield step
 
     def fitted(self, picture: Picture | Sequence[Picture], resolution: int | None = None, how: str = "crop") -> Any:
         """A picture at the size at which it is edited (`Fitted`), or a list of them. resolution: else the model's."""
@@ -150,6 +157,7 @@ class LatentDiffusion:
         own = self.config.sampling
         image = open_image(cast(Picture, picture))
         resolution = own.resolution if resolution is None else resolution
+        check(resolution=resolution)
         return fit(image, fit_size(*image.size, resolution, own.multiple), how)
 
     def finish(self, z: Tensor, output: str, original: Fitted | None = None) -> Any:

@@ -1,7 +1,7 @@
 """Inversions as files: finished ones, and the state of one that is under way."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -9,8 +9,26 @@ from torch import Tensor
 
 from ..checkpoints.files import CheckpointError, Weights, open_weights, write_safetensors
 from ..control.inversion import Inversion
+from ..files import parse_json
+from ..schema import AtLeast0, Name, SamplingSteps, checked, from_dict
 
 KIND = "minip2p inversion"
+
+
+@checked
+class InversionWords:
+    """What the header of an inversion's file says."""
+
+    prompt: str
+    steps: SamplingSteps
+    spacing: Name
+    sigmas: tuple[AtLeast0, ...]
+    scale: float | None = None
+    method: Name = "ddim"
+
+    def __post_init__(self):
+        if len(self.sigmas) != self.steps + 1 or list(self.sigmas) != sorted(self.sigmas, reverse=True):
+            raise ValueError(f"sigmas of {len(self.sigmas)} levels: expected {self.steps + 1} that fall")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +81,7 @@ def load_state(path: Path, key: dict) -> InversionState:
     if not path.exists():
         return InversionState()
     weights = _read(path)
-    theirs = _object(path, weights.metadata.get("key", "{}"))
+    theirs = parse_json(weights.metadata.get("key", "{}"), str(path), CheckpointError)
     if theirs != key:
         differ = [name for name in key if theirs.get(name) != key[name]]
         shown = ", ".join(
@@ -82,20 +100,18 @@ def load_state(path: Path, key: dict) -> InversionState:
 
 
 def _write(path: Path, inversion: Inversion, metadata: dict[str, str]) -> None:
-    names = ("prompt", "steps", "spacing", "sigmas", "scale", "method")
-    words = json.dumps({name: getattr(inversion, name) for name in names})
+    words = json.dumps({each.name: getattr(inversion, each.name) for each in fields(InversionWords)})
     tensors = {"z": inversion.z} | ({} if inversion.nulls is None else {"nulls": inversion.nulls})
     write_safetensors(path, tensors, {"kind": KIND, "inversion": words} | metadata)
 
 
 def _inversion(path: Path, weights: Weights) -> Inversion:
-    words = _object(path, weights.metadata["inversion"])
-    try:
-        words["sigmas"] = tuple(words["sigmas"])
-        words |= {name: tensor.clone() for name, tensor in weights.tensors.items()}  # not views of the mapped file
-        return Inversion(**words)
-    except (TypeError, KeyError):
-        raise CheckpointError(f"{path}: an inversion of another version of minip2p; make it again") from None
+    words = from_dict(InversionWords, parse_json(weights.metadata["inversion"], str(path)), str(path))
+    tensors = {name: tensor.clone() for name, tensor in weights.tensors.items()}  # not views of the mapped file
+    z, nulls = tensors.get("z"), tensors.get("nulls")
+    if z is None or z.ndim != 3 or (nulls is not None and (nulls.ndim != 3 or len(nulls) not in (1, words.steps))):
+        raise CheckpointError(f"{path}: damaged: an inversion that lacks some of its tensors")
+    return Inversion(z=z, nulls=nulls, **vars(words))
 
 
 def _read(path: Path) -> Weights:
@@ -105,13 +121,3 @@ def _read(path: Path) -> Weights:
     if weights.metadata.get("kind") != KIND:
         raise CheckpointError(f"{path}: not an inversion; expected a file that `invert` wrote")
     return weights
-
-
-def _object(path: Path, text: str) -> dict:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: damaged: its description cannot be read")
-    return values

@@ -15,7 +15,7 @@ from ..data.fits import Fitted
 from ..data.images import Picture, to_tensor
 from ..diffusion import Cond, Step, guided
 from ..models.denoisers import Network
-from .batching import Item, Progress, Work, check, common, is_list
+from .batching import Item, Progress, Work, check, common, finite, is_list
 from .core import LatentDiffusion
 from .inversions import InversionState, load_state, save_state
 
@@ -135,6 +135,7 @@ def invert(
             path = [z.cpu()]
             with torch.no_grad():
                 for step in ddim_inversion(guided(pipe.denoiser, [(1.0, Cond(text))]), z, sigmas):
+                    finite(step.z, "denoiser", pipe.dtype)
                     path.append(step.z.cpu())
                     work.report(batch, Step(*step))
             states = [InversionState(path=each) for each in torch.stack(path[::-1], dim=1).unbind(0)]
@@ -144,6 +145,7 @@ def invert(
         if method == "null_text":
             with _checkpointing(pipe.unet, checkpointing):
                 for step in _null_text_steps(pipe, batch, states, text, sigmas):
+                    finite(step.z, "denoiser", pipe.dtype)
                     work.report(batch, Step(step.i, step.sigma, step.z, step.denoised))
                     states = [
                         InversionState(path=each.path, z=z, nulls=(*each.nulls, null))

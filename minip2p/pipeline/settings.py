@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..control.inversion import Inversion
 from ..diffusion import Guidance, two_way
+from ..schema import LARGEST_SIDE
 from .batching import is_list
 from .core import LatentDiffusion
 
@@ -52,11 +53,12 @@ def latent_size(pipe: LatentDiffusion, size: int | tuple[int, int] | None, start
         y, x = sizes.pop()
         return y, x
     sides: Sequence[Any] = size if is_list(size) else [own.resolution if size is None else size] * 2
-    if len(sides) != 2 or not all(type(side) is int and side > 0 and side % own.multiple == 0 for side in sides):
-        expected = f"a side or (width, height), multiples of {own.multiple} pixels, e.g. {own.resolution}"
-        raise ValueError(f"size {size!r}: expected {expected}")
+    good = [type(side) is int and 0 < side <= LARGEST_SIDE and side % own.multiple == 0 for side in sides]
+    if len(sides) != 2 or not all(good):
+        expected = f"a side or (width, height), multiples of {own.multiple} pixels up to {LARGEST_SIDE}"
+        raise ValueError(f"size {size!r}: expected {expected}, e.g. {own.resolution}")
     width, height = sides
-    factor = 2 ** (len(pipe.config.vae.widths) - 1)
+    factor = pipe.config.vae.factor
     return height // factor, width // factor
 
 

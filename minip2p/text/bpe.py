@@ -3,12 +3,13 @@
     text -> special tokens out -> NFC, lower case -> words -> bytes -> the best-ranked pair joined, until none is left
 
 Each byte is written as one visible character, and the last of a word ends in "</w>". Ids equal those of transformers'
-CLIPTokenizer. OpenAI's own code first repairs broken encodings (ftfy) and un-escapes HTML twice: "&amp;" is one
-ampersand there and three words here. A character newer than Python's Unicode tables may give other ids than there.
+CLIPTokenizer. The authors' environment first repairs broken encodings and quotes (ftfy), as `cleaning` can. OpenAI's
+own code also un-escapes HTML twice: "&amp;" is one ampersand there and three words here. A character newer than
+Python's Unicode tables may give other ids than there.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 
@@ -16,6 +17,7 @@ import regex
 import torch
 
 from . import vocabulary
+from .cleaning import clean_repaired, warn_of_cut, warn_of_repair
 from .unicode import clean_unicode
 from .vocabulary import BOS, END, EOS, SYMBOL, Pair
 
@@ -41,6 +43,8 @@ class BPE:
     max_length: int = 77
     lifted: dict[str, bool] = field(default_factory=lambda: {BOS: False, EOS: False}, repr=False)
     """special tokens, taken out of a text whole; True: looked for in the cleaned text, False: in the text as given"""
+    cleaning: str = "none"
+    """what is done to a text first: a word of `cleaning.CLEANINGS`"""
 
     __post_init__ = vocabulary.check
     clip = classmethod(vocabulary.clip)
@@ -72,13 +76,21 @@ class BPE:
         """
         return [(start, end) for _, start, end in self._tokens(text)]
 
+    def warn(self, texts: Iterable[str]) -> None:
+        """A `TextWarning` for each text whose end has no room in a row, or that the authors' environment repairs."""
+        for text in texts:
+            if beyond := self.offsets(text)[self.max_length - 2 :]:
+                warn_of_cut(text, self.max_length - 2, text[beyond[0][0] :])
+            if self.cleaning == "none" and not text.isascii():
+                warn_of_repair(text)
+
     def _tokens(self, text: str, cleaned: bool = False) -> Iterator[tuple[int, int, int]]:
         """(id, start, end): special tokens of the text as given, then of the cleaned text, then words."""
         for part, at, special in split_at(text, *self._special[cleaned]):
             if special is not None:
                 yield special, at, at + len(part)
             elif not cleaned:
-                part, starts, ends = clean(part)
+                part, starts, ends = clean(part, self.cleaning)
                 for token, i, j in self._tokens(part, cleaned=True):
                     yield token, at + starts[i], at + ends[j - 1]
             else:
@@ -118,9 +130,11 @@ class BPE:
         return BPE, tuple(getattr(self, each.name) for each in fields(self))
 
 
-def clean(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
-    """NFC and lower case, with where each character of the result starts and ends in `text`."""
-    return (text.lower(), range(len(text)), range(1, len(text) + 1)) if text.isascii() else clean_unicode(text)
+def clean(text: str, cleaning: str = "none") -> tuple[str, Sequence[int], Sequence[int]]:
+    """The text by `cleaning`, NFC and in lower case, with where each character of it starts and ends in `text`."""
+    if cleaning == "none" and text.isascii():
+        return text.lower(), range(len(text)), range(1, len(text) + 1)
+    return clean_unicode(text) if cleaning == "none" else clean_repaired(text, cleaning)
 
 
 def split_at(text: str, pattern: regex.Pattern | None, ids: dict[str, int]) -> Iterator[tuple[str, int, int | None]]:

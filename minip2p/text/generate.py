@@ -3,44 +3,32 @@
 No network is used here: `generate` is given a `Reader`, which turns tokens into the logits of what follows.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from ..schema import AtLeast0, Length, checked
 
 Decode = Callable[[Sequence[int]], str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Sampling:
     """How tokens are drawn, and where a text ends."""
 
-    temperature: float = 1.0
+    temperature: AtLeast0 = 1.0
     """logits are divided by it; 0 takes the likeliest token"""
-    top_p: float = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """draw only from the likeliest tokens with this total probability (nucleus sampling, Holtzman et al. 2020)"""
     frequency_penalty: float = 0.0
     """lowers a token's logit by this for each time that it was drawn in this text, as OpenAI defines it"""
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ()
+    max_tokens: Length = 256
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """texts that end the text and are cut off"""
-
-    def __post_init__(self):
-        for name in ("temperature", "top_p", "frequency_penalty"):
-            if not isinstance(getattr(self, name), Real) or not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} {getattr(self, name)!r}: expected a finite number")
-        if self.temperature < 0:
-            raise ValueError(f"temperature {self.temperature}: expected 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p}: expected more than 0, and 1 at most")
-        if not isinstance(self.max_tokens, Integral) or isinstance(self.max_tokens, bool) or self.max_tokens < 1:
-            raise ValueError(f"max_tokens {self.max_tokens!r}: expected a whole number, at least 1")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise ValueError(f"stop {self.stop!r}: expected a tuple of texts, none empty")
 
 
 @dataclass(frozen=True)

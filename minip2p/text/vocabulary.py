@@ -6,14 +6,18 @@ These functions are methods of `BPE`. `kind` is the class itself.
 import gzip
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files import read_json, write_file
+from .. import schema
+from ..files import write_file
+from ..schema import Length, Name, Token, checked
+from ..tokenizer_files import BOS, END, EOS, Merge, TokenizerConfig, TokenizerFile, Vocab, read_if_there, special_tokens
+from .cleaning import CLEANINGS
 
-BOS, EOS, END = "<|startoftext|>", "<|endoftext|>", "</w>"
 Pair = tuple[str, str]
 Kind = TypeVar("Kind")
 
@@ -35,9 +39,9 @@ def clip_vocabulary() -> tuple[dict[str, int], tuple[Pair, ...]]:
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
-def as_pairs(merges: Iterable[str | Sequence[str]], file: Path | str) -> tuple[Pair, ...]:
-    """Pairs of symbols, from "a b" or ["a", "b"]; ValueError names the file and the first that is none."""
-    pairs = tuple(tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges)
+def as_pairs(merges: Iterable[str], file: Path) -> tuple[Pair, ...]:
+    """Pairs of symbols, from "a b"; ValueError names the file and the first that is none."""
+    pairs = tuple(tuple(merge.split(" ")) for merge in merges)
     for i, pair in enumerate(pairs):
         if len(pair) != 2:
             raise ValueError(f"{file}: merge {i + 1} joins {pair}, where two symbols were expected")
@@ -53,6 +57,9 @@ def check(bpe: Any) -> None:
         if getattr(bpe, name) not in special:
             known = ", ".join(bpe.lifted)
             raise ValueError(f"{name}={getattr(bpe, name)} is not the id of a special token ({known})")
+    if bpe.cleaning not in CLEANINGS:
+        raise ValueError(f"text cleaning {bpe.cleaning!r}: expected {' or '.join(CLEANINGS)}")
+    CLEANINGS[bpe.cleaning]("")  # raises where its package is not installed
     if bpe.max_length < 2:
         raise ValueError(f"max_length={bpe.max_length}, but the start and end tokens alone need 2")
 
@@ -78,19 +85,29 @@ def to_dict(bpe: Any) -> dict:
     if len(vocab) == 49408 and (vocab, bpe.merges) == clip_vocabulary():
         vocab = merges = "clip"
     numbers = {name: getattr(bpe, name) for name in names}
-    return {"vocab": vocab, "merges": merges, **numbers, "lifted": dict(bpe.lifted)}
+    cleaning = {} if bpe.cleaning == "none" else {"cleaning": bpe.cleaning}
+    return {"vocab": vocab, "merges": merges, **numbers, "lifted": dict(bpe.lifted), **cleaning}
+
+
+@checked
+class Fields:
+    """Of a `BPE`, as JSON values."""
+
+    vocab: Vocab
+    merges: tuple[Merge, ...]
+    bos: Token
+    eos: Token
+    pad: Token
+    max_length: Length = 77
+    lifted: dict[str, bool] = field(default_factory=lambda: {BOS: False, EOS: False})
+    cleaning: Name = "none"
 
 
 def from_dict(kind: type[Kind], values: dict) -> Kind:
     """The inverse of `to_dict`; ValueError for anything else."""
-    try:
-        if values["vocab"] == "clip":
-            vocab, merges = clip_vocabulary()
-        else:
-            vocab, merges = values["vocab"], as_pairs(values["merges"], "its merges")
-        return kind(**values | {"vocab": vocab, "merges": merges})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"these values are not a tokenizer's (BPE.to_dict): {error!r}") from None
+    named = isinstance(values, dict) and values.get("vocab") == "clip"
+    fields = vars(schema.from_dict(Fields, values | {"vocab": {}, "merges": []} if named else values, "its tokenizer"))
+    return kind(**fields | (dict(zip(("vocab", "merges"), clip_vocabulary())) if named else {}))
 
 
 def decode(bpe: Any, ids: Iterable[int]) -> str:
@@ -116,9 +133,8 @@ def read_folder(kind: type[Kind], path: str | os.PathLike) -> Kind:
     """
     try:
         return kind(**folder_fields(Path(path)))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = error if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"{path} is not a CLIP tokenizer's folder: {reason}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a CLIP tokenizer's folder: {error}") from None
 
 
 def folder_fields(folder: Path) -> dict:
@@ -127,55 +143,37 @@ def folder_fields(folder: Path) -> dict:
     The flags of added tokens go before those of bos, eos, unk and pad, as in transformers.
     """
     vocab, merges, added = read_vocabulary(folder)
-    config = _if_there(folder / "tokenizer_config.json") or {}
-    for number, entry in (config.get("added_tokens_decoder") or {}).items():
-        added[entry["content"]] = (int(number), entry.get("normalized", False))
+    config = read_if_there(folder / "tokenizer_config.json", TokenizerConfig) or TokenizerConfig()
+    for number, token in (config.added_tokens_decoder or {}).items():
+        added[token.content] = (int(number), token.normalized)
 
-    given = config | (_if_there(folder / "special_tokens_map.json") or {})
-    special, lifted = {}, {}
-    for name, usual in {"bos": BOS, "eos": EOS, "unk": EOS, "pad": EOS}.items():
-        entry = given.get(f"{name}_token") or usual
-        entry = entry if isinstance(entry, dict) else {"content": entry}
-        special[name] = entry["content"]
-        lifted[entry["content"]] = entry.get("normalized", False)
-
+    special = special_tokens(folder)
     vocab |= {token: number for token, (number, _) in added.items()}
-    for token in lifted:
-        vocab.setdefault(token, len(vocab))
-    lifted |= {token: cleaned for token, (_, cleaned) in added.items()}
-    length = config.get("model_max_length") or 77
+    for token in special.values():
+        vocab.setdefault(token.content, len(vocab))
+    lifted = {token.content: token.normalized for token in special.values()}
+    length = config.model_max_length or 77
     return {
         "vocab": vocab,
         "merges": merges,
-        **{name: vocab[special[name]] for name in ("bos", "eos", "pad")},
-        "max_length": int(length) if length < 1e6 else 77,  # transformers writes 1e30 for "not said"
-        "lifted": lifted,
+        **{name: vocab[special[name].content] for name in ("bos", "eos", "pad")},
+        "max_length": int(length) if length < 1e6 else 77,
+        "lifted": lifted | {token: cleaned for token, (_, cleaned) in added.items()},
     }
 
 
 def read_vocabulary(folder: Path) -> tuple[dict[str, int], tuple[Pair, ...], dict[str, tuple[int, bool]]]:
     """(vocab, merges, added tokens: the id and whether it is looked for in the cleaned text)."""
-    whole, vocab, file = _if_there(folder / "tokenizer.json"), _if_there(folder / "vocab.json"), folder / "merges.txt"
-    if whole is not None:
-        file, model = folder / "tokenizer.json", whole["model"]
-        if model["type"] != "BPE" or model["end_of_word_suffix"] != END:
-            raise ValueError(f"{file} is of another kind (CLIP's is BPE with {END} endings)")
-        vocab, merges = model["vocab"], model["merges"]
-        added = {entry["content"]: (entry["id"], entry["normalized"]) for entry in whole["added_tokens"]}
-    elif vocab is not None and file.is_file():
-        lines = file.read_text(encoding="utf-8").split("\n")
-        merges = [line for line in lines if line and not line.startswith("#version")]
-        added = {token: (i, True) for token, i in (_if_there(folder / "added_tokens.json") or {}).items()}
-    else:
+    if whole := read_if_there(folder / "tokenizer.json", TokenizerFile):
+        added = {token.content: (token.id, token.normalized) for token in whole.added_tokens}
+        return dict(whole.model.vocab), whole.model.merges, added
+    vocab, file = read_if_there(folder / "vocab.json", Vocab), folder / "merges.txt"
+    if vocab is None or not file.is_file():
         raise FileNotFoundError(f"no tokenizer in {folder}: looked for tokenizer.json, or vocab.json and merges.txt")
-    if not all(isinstance(number, int) for number in vocab.values()):
-        raise ValueError("its vocabulary does not give every token a whole number")
-    return dict(vocab), as_pairs(merges, file), added
-
-
-def _if_there(file: Path) -> dict | None:
-    """The object in a JSON file, None where there is no file. Raises ValueError that names a malformed one."""
-    return read_json(file) if file.is_file() else None
+    lines = file.read_text(encoding="utf-8").split("\n")
+    added = read_if_there(folder / "added_tokens.json", Vocab) or {}
+    merges = as_pairs([line for line in lines if line and not line.startswith("#version")], file)
+    return vocab, merges, {token: (i, True) for token, i in added.items()}
 
 
 def write_folder(bpe: Any, path: str | os.PathLike) -> None:

@@ -2,36 +2,47 @@
 
 from dataclasses import dataclass
 from os import PathLike
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, silu
 
 from .. import checkpoints
+from ..config import Widths, check_levels
 from ..loading import place, prepare, read, shipped
-from ..nn.blocks import Downsample, ResBlock
-from ..nn.norms import NORMS, pick
+from ..nn.blocks import NORMS, Downsample, ResBlock, pick
+from ..schema import Name, Pixels, Width, checked
 
 EPS = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ClassifierConfig:
     """The attribute classifier, and the words of its answers."""
 
-    size: int = 64
+    size: Pixels = 64
     """side of its input images, in pixels"""
-    widths: tuple[int, ...] = (32, 64, 96)
+    widths: Widths = (32, 64, 96)
     """channels of each level; the first has half the image's side, and each next one half of the one before"""
-    blocks: tuple[int, ...] = (0, 1, 2)
+    blocks: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = (0, 1, 2)
     """residual blocks of each level; only the first level may have none"""
-    norm: str = "group"
-    norm_groups: int = 8
+    norm: Name = "group"
+    norm_groups: Width = 8
     settings: tuple[str, ...] = ()
     times: tuple[str, ...] = ()
     media: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_levels(self.widths, self.norm, self.norm_groups)
+        if len(self.widths) != len(self.blocks) or any(n < (i > 0) for i, n in enumerate(self.blocks)):
+            raise ValueError(
+                f"blocks = {self.blocks}: expected a number for each of {len(self.widths)} widths; only the first may "
+                "be 0"
+            )
 
 
 checkpoints.KINDS["classifier"] = ClassifierConfig  # so that files of ours can hold one
@@ -81,10 +92,6 @@ class AttributeClassifier(nn.Module):
         super().__init__()
         self.config = config
         widths, blocks = config.widths, config.blocks
-        if len(widths) != len(blocks) or any(n < (i > 0) for i, n in enumerate(blocks)):
-            raise ValueError(
-                f"blocks = {blocks}: expected one number for each of {len(widths)} widths; only the first may be 0"
-            )
         self.stem = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
         self.levels = nn.ModuleList(
             Level(widths[max(i - 1, 0)], widths[i], blocks[i], i == len(widths) - 1, config) for i in range(len(widths))

@@ -11,18 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from ..data.captions import distinct
 from ..data.pair_files import read_image, read_scores
+from ..data.picture_files import decode
 from ..datagen import clip_filter, instruction_files, instructions, pairs
-from ..datagen.units import check_whole
 from ..evaluation.metrics import Thresholds
 from ..files import write_file
 from ..models.clip import CLIP
 from ..pipeline import LanguageModel, Pipeline
+from ..schema import Count, CountOrNone, SamplingSteps, Seed, Threads, checked
 from .classifier import AttributeClassifier
 from .evaluation.attributes import WHOLE, predict
 from .evaluation.layout import locate, shows_edit
@@ -43,27 +46,24 @@ Show = Callable[[str, int, int], None]
 """progress: (what is done, how much of it, out of how much)"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Recipe:
     """What determines the training set, besides the models."""
 
-    captions: int = 2000
+    captions: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """number of captions"""
-    samples: int = 4
+    samples: Count = 4
     """pairs generated from each instruction"""
-    steps: int = 20
+    steps: SamplingSteps = 20
     """steps of the text-to-image model's sampler"""
-    compared: int = 100
+    compared: CountOrNone = 100
     """instructions from which the report also generates pairs without Prompt-to-Prompt"""
-    seed: int = 0
+    seed: Seed = 0
     """random seed"""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
     thresholds: Thresholds = Thresholds(image=0.5, caption=0.85, direction=0.8)
     """for the tiny CLIP, whose cosines differ from those of OpenAI's, for which the paper's thresholds are"""
-
-    def __post_init__(self):
-        check_whole(self, {"captions": 1, "samples": 1, "steps": 1, "compared": 0, "seed": 0, "threads": 1})
 
     @property
     def instruction_settings(self) -> instructions.Settings:
@@ -142,13 +142,15 @@ def make(recipe: Recipe, out: Path, models: Models, *, show: Show = lambda *_: N
 
     ValueError if `out` holds the files of another recipe.
     """
+    captions = sample_captions(recipe.captions, recipe.seed)
     summary = instruction_files.write(
         models.language_model,
-        _captions(recipe, out),
+        captions,
         out / "prompts.jsonl",
         recipe.instruction_settings,
         show=lambda done, total: show("instructions", done, total),
     )
+    write_file(out / "captions.txt", "".join(f"{caption}\n" for caption in captions))
     prompts, settings = pairs.read_prompts(out / "prompts.jsonl"), recipe.pair_settings
     _generate(models, prompts, settings, out / "pairs", "pairs", show)
     filtered = clip_filter.run(out / "pairs", settings.thresholds, settings.most)
@@ -172,20 +174,10 @@ def make(recipe: Recipe, out: Path, models: Models, *, show: Show = lambda *_: N
     )
 
 
-def _captions(recipe: Recipe, out: Path) -> list[str]:
-    """The recipe's captions, also written to a file. ValueError if the file has others."""
-    captions, path = sample_captions(recipe.captions, recipe.seed), out / "captions.txt"
-    text = "".join(f"{caption}\n" for caption in captions)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{path} holds the captions of another recipe; choose another --output or the same options")
-    write_file(path, text)
-    return captions
-
-
 def _generate(
     models: Models, prompts: Sequence[dict], settings: pairs.Settings, folder: Path, what: str, show: Show
 ) -> None:
-    run = pairs.make(models.text2image, models.clip, prompts, settings, folder)
+    run = pairs.make(lambda: (models.text2image, models.clip), prompts, settings, folder)
     show(what, run.done, run.total)
     for done, _ in enumerate(run, run.done + 1):
         show(what, done, run.total)
@@ -203,8 +195,8 @@ def _inspect(
     rows = [each for each in rows if chosen is None or (each[0], each[2]["seed"]) in chosen]
     inspected = []
     for name, prompt, row in rows:
-        files = [io.BytesIO(read_image(folder, name, row["seed"], edited)) for edited in (False, True)]
-        images = tuple(Image.open(file).convert("RGB") for file in files)
+        files = [read_image(folder, name, row["seed"], edited) for edited in (False, True)]
+        images = tuple(decode(io.BytesIO(file), f"{folder}, unit {name}") for file in files)
         inspected.append(inspect_pair(classifier, prompt, images, kept=not thresholds.refuses(row)))
         show("inspecting pairs", len(inspected), len(rows))
     return inspected

@@ -1,9 +1,7 @@
-"""The report of the miniature: text and tables, numbers, and a page of examples."""
+"""The report of the miniature: text and tables, and a page of examples."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 
 from PIL import Image
@@ -58,21 +56,6 @@ def _row(inspected: Sequence[InspectedPair]) -> list:
     n = len(inspected)
     counts = sum(pair.attributes for pair in inspected), sum(pair.exact for pair in inspected)
     return [n, *(f"{count / n:.1%}" if n else "-" for count in counts)]
-
-
-def to_json(report: Report) -> str:
-    """The recipe and all numbers."""
-    values = {
-        "recipe": asdict(report.recipe),
-        "instructions": asdict(report.instructions),
-        "inconsistent": report.inconsistent,
-        "filter": clip_filter.record(report.filtered),
-        "pairs": {
-            name: [{key: getattr(pair, key) for key in ("kept", "kind", "attributes", "exact")} for pair in some]
-            for name, some in {**report.ways, "training set": report.kept}.items()
-        },
-    }
-    return json.dumps(values, indent=1) + "\n"
 
 
 def draw(report: Report) -> Image.Image:

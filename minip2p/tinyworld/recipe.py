@@ -15,7 +15,7 @@ from ..files import replace_file, write_file
 from ..loading import load, load_clip, load_language_model
 from ..training import state
 from ..training.loop import Log
-from ..training.pairs import read_groups
+from ..training.pairs import read_texts
 from ..training.stages import saved_config, start
 from . import miniature, miniature_report
 from .classifier import load_classifier
@@ -75,7 +75,7 @@ def make_pairs(models: dict[str, Path], out: Path, device: torch.device | str = 
     edits, c = open_edits(out / "pairs"), EDITOR_FROM_PAIRS
     settings = Settings(size=c.size, resize=c.resize, crops=8, flips=c.flip > 0)
     vae = load(models["text2image"], device=device, inference=False).vae
-    units = precompute(vae, edits, settings, out / "latents", data=read_groups(edits, skip_broken=False)[1])
+    units = precompute(lambda: vae, edits, settings, out / "latents", data=read_texts(edits, skip_broken=False).mark)
     for _ in tqdm(units, desc="encoding pairs", unit="unit"):
         pass
     return out / "latents"

@@ -20,7 +20,8 @@ def write_parts(
     training,
     done: dict | None = None,
 ) -> None:
-    """Write networks (LoRA merged in) and single tensors as float16; frozen networks only where that is exact.
+    """Write networks (LoRA merged in) and single tensors as float16, where they fit it; frozen networks only where
+    that is exact.
 
     config: of the model. training: its training's config, part of the file's provenance with what is `done` of it.
     """
@@ -33,10 +34,10 @@ def write_parts(
             tensors[part] = {name: _half(x, exact=frozen) for name, x in merged(each).items()}
     provenance = {"minip2p": __version__, "torch": torch.__version__, "training": to_dict(training)}
     provenance |= {"done": done} if done else {}
-    words = None if tokenizer is None else tokenizer.to_dict()
-    checkpoints.write(path, "minip2p", config, tensors, tokenizer=words, provenance=provenance)
+    checkpoints.write(path, "minip2p", config, tensors, tokenizer=tokenizer, provenance=provenance)
 
 
 def _half(x: Tensor, exact: bool) -> Tensor:
     half = x.detach().half() if x.is_floating_point() else x
-    return x if exact and not torch.equal(half.to(x.dtype), x) else half
+    kept = torch.equal(half.to(x.dtype), x) if exact else half.isfinite().all()  # above 65504 a half is infinite
+    return half if kept else x

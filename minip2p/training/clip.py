@@ -41,6 +41,7 @@ class CLIPStage:
     ):
         """text: the config of the text tower, with the tokenizer's size."""
         self.config, self.model = config, replace(config.model, text=text)
+        self.marks: dict[str, str] = {}
         self.data = CLIPData(images, config.train.batch_size, config.train.seed)
         self.module: CLIP = build({"clip": self.model}, config.train.seed)["clip"]
         self.module.tokenizer = tokenizer

@@ -43,10 +43,15 @@ def load_batches(
         pin_memory=pin,
         worker_init_fn=_ignore_interrupts,
     )
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ValueError(f"a worker that prepares batches was killed, usually for want of memory ({error})") from None
 
 
 class _Batches(Dataset):
@@ -84,54 +89,68 @@ class ExampleSet(Protocol):
     def __len__(self) -> int: ...
 
     def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
-        """Item i; `rng` decides crop, flip and wording. Raises ValueError that names an item that cannot be read."""
+        """Item i; `rng` decides pair, crop and wording. Raises ValueError that names an item that cannot be read."""
+
+
+Prompts = Sequence[Sequence[int]]
+"""what a set draws from: of each prompt the numbers of its pairs, one of which is taken at random"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairDataset:
-    """The `items` of a set of image pairs, with a new random crop and flip each time, the same for both images."""
+    """The `prompts` of a set of image pairs, with a new random crop and flip each time, the same for both images."""
 
     edits: Edits
-    items: Sequence[int]
+    instructions: Sequence[str | None]
+    """of every pair of the set; None where its text cannot be read"""
+    prompts: Prompts
     size: int
     resize: Sequence[int]
     flip: float
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.prompts)
 
     def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
-        return self._crop(i, Crop.draw(rng, self.resize, self.flip))
+        pair = choose(self.prompts[i], rng)
+        return self._crop(pair, Crop.draw(rng, self.resize, self.flip))
 
     def plain(self, i: int) -> Example:
-        """Item i, centre crop, not mirrored."""
-        return self._crop(i, Crop(side=self.size, left=0.5, top=0.5))
+        """The first pair of prompt i, centre crop, not mirrored."""
+        return self._crop(self.prompts[i][0], Crop(side=self.size, left=0.5, top=0.5))
 
-    def _crop(self, i: int, crop: Crop) -> Example:
-        pair = self.edits[self.items[i]]
-        return Example(text=pair.instruction, pixels=crop(pair.source, pair.target, self.size))
+    def _crop(self, pair: int, crop: Crop) -> Example:
+        text = self.instructions[pair]
+        if text is None:
+            text = self.edits.text(pair).instruction  # raises what is wrong with it
+        return Example(text=text, pixels=crop(*self.edits.pictures(pair), self.size))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentDataset:
-    """The `items` of a precomputed set, each time in one of its precomputed crops."""
+    """The `prompts` of a precomputed set, each time in one of its precomputed crops."""
 
     latents: Latents
-    items: Sequence[int]
+    prompts: Prompts
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.prompts)
 
     def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
-        return self._variant(i, int(rng.integers(self.latents.variants)))
+        pair = choose(self.prompts[i], rng)
+        return self._variant(pair, int(rng.integers(self.latents.variants)))
 
     def plain(self, i: int) -> Example:
-        """Item i, its first crop, not mirrored."""
-        return self._variant(i, 0)
+        """The first pair of prompt i, its first crop, not mirrored."""
+        return self._variant(self.prompts[i][0], 0)
 
-    def _variant(self, i: int, variant: int) -> Example:
-        item = self.items[i]
-        return Example(text=self.latents.instructions[item], latents=self.latents.read(item, variant))
+    def _variant(self, pair: int, variant: int) -> Example:
+        return Example(text=self.latents.instructions[pair], latents=self.latents.read(pair, variant))
+
+
+def choose(pairs: Sequence[int], rng: np.random.Generator) -> int:
+    """One of a prompt's pairs."""
+    return pairs[0] if len(pairs) == 1 else pairs[int(rng.integers(len(pairs)))]
 
 
 @dataclass(frozen=True, kw_only=True)

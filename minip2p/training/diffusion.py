@@ -1,5 +1,7 @@
 """Training of a denoiser: the paper's objective (eq. 2) on latents, with conditioning dropout."""
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import TIMES, Cond, Denoiser, Schedule
+from ..diffusion import Cond, Denoiser, Schedule
 from ..nn.lora import add_lora
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, fingerprint
 from . import rng
 from .checkpoint_parts import write_parts
 from .config import HELD_OUT, DiffusionTraining
@@ -71,9 +73,13 @@ class DiffusionData:
             keep=~drop_image,
             posterior=posterior,
             noise=noise,
-            sigma=self.schedule.at(TIMES[c.times](torch.tensor(t, dtype=torch.float64) ** (1 / c.timestep_power))),
+            sigma=self.schedule.sigma(self._times(torch.tensor(t, dtype=torch.float64))),
             broken=[error for errors in broken for error in errors],
         )
+
+    def _times(self, u: Tensor) -> Tensor:
+        """Training times from uniform numbers."""
+        return rng.TIMES[self.config.times](u ** (1 / self.config.timestep_power), self.schedule)
 
     def _item(self, number: int, step: int) -> tuple[Example, list[str], float, float, Tensor]:
         """An item's example, errors of broken ones, two uniform numbers (for dropout and time) and its two noises."""
@@ -94,7 +100,9 @@ class DiffusionData:
             keep=torch.ones(len(rows), dtype=torch.bool),
             posterior=noises[:, 0],
             noise=noises[:, 1],
-            sigma=self.schedule.at((torch.tensor(rows, dtype=torch.float64) + 0.5) / len(examples)),
+            sigma=self.schedule.sigma(
+                rng.uniform((torch.tensor(rows, dtype=torch.float64) + 0.5) / len(examples), self.schedule)
+            ),
         )
 
 
@@ -113,10 +121,15 @@ class DiffusionStage:
         held_out: Sequence[Example] = (),
         draw: Draw | None = None,
         origin: str = "",
+        mark: str | None = None,
     ):
-        """pipe: the networks to start from. held_out: examples that are not trained on. origin: describes the data."""
+        """pipe: the networks to start from. held_out: examples that are not trained on.
+
+        origin: describes the data; mark: does so, wherever they are stored. Raises ValueError where inputs for the
+        source image are zero and would stay so.
+        """
         self.config, self.pipe, self.held_out, self.draw, self.origin = config, pipe, held_out, draw, origin
-        side = config.size >> (len(pipe.config.vae.widths) - 1)
+        side = config.size // pipe.config.vae.factor
         shape = pipe.config.vae.latent_channels, side, side
         schedule = pipe.denoiser.schedule
         self.data = DiffusionData(config=config, examples=examples, schedule=schedule, latent_shape=shape)
@@ -125,8 +138,10 @@ class DiffusionStage:
             frozen.eval().requires_grad_(False)
         if config.lora_rank:
             add_lora(pipe.unet, config.lora_rank, config.lora_alpha or config.lora_rank, LORA_LAYERS)
+            unfreeze(pipe.unet, config.lora_also)
         pipe.unet.checkpointing = config.train.checkpointing
         self.module = nn.ModuleDict({"unet": pipe.unet} | ({"text": pipe.text_encoder} if config.train_text else {}))
+        self.marks = {"data": mark or origin} | frozen_marks(pipe, config.train_text)
 
     def loss(self, module: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The batch's mean loss; (sum, count) of the losses in each band of noise levels."""
@@ -185,6 +200,23 @@ class DiffusionStage:
         n = len(self.held_out)
         parts = [self.data.held_out(self.held_out, range(i, min(i + 16, n))) for i in range(0, n, 16)]
         return float(torch.cat([self.losses(module, part) for part in parts]).mean())
+
+
+def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
+    """Train these layers whole. Raises ValueError for a name that the network does not have."""
+    layers = dict(network.named_modules())
+    for name in names:
+        if name not in layers or not name:
+            raise ValueError(f"lora_also: the denoiser has no layer {name!r}; it has conv_in, conv_out and others")
+        layers[name].requires_grad_(True)
+
+
+def frozen_marks(pipe: Pipeline, train_text: bool) -> dict[str, str]:
+    """What identifies the tokenizer and the networks that stay as they are."""
+    networks = {"autoencoder": pipe.vae} | ({} if train_text else {"text encoder": pipe.text_encoder})
+    words = json.dumps(pipe.tokenizer.to_dict(), sort_keys=True) if hasattr(pipe.tokenizer, "to_dict") else ""
+    marks = {name: fingerprint({name: network}) for name, network in networks.items()}
+    return marks | {"tokenizer": hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:16]}
 
 
 def stack(examples: Sequence[Example]) -> dict[str, Tensor | None]:

@@ -3,6 +3,7 @@
 The paper (section 3.1.1) fine-tunes GPT-3 for one epoch on 700 triplets that people wrote. Here it is a Llama.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -60,6 +61,7 @@ class LanguageStage:
 
     def __init__(self, config: LanguageTraining | InstructionTraining, base: LanguageModel, data: BatchSource):
         self.config, self.base, self.data, self.module = config, base, data, base.model
+        self.marks: dict[str, str] = {}
 
     def loss(self, module: Llama, batch: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         tokens, predicted = (each.to(module.token.weight.device) for each in batch)
@@ -126,6 +128,8 @@ class InstructionStage(LanguageStage):
         """captions: completed in previews. check: (caption, completion) -> whether the completion is consistent."""
         super().__init__(config, base, data)
         self.captions, self.check = captions, check
+        rows = hashlib.sha256(repr(data.rows).encode()).hexdigest()[:16]
+        self.marks = {"data": f"{len(data.rows)} triplets {rows}"}
 
     def loss(self, module: Llama, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         loss, figures = super().loss(module, batch[:2])
@@ -196,7 +200,10 @@ def build_instruction_model(init_from: Files) -> LanguageModel:
 
 
 def epochs_to_steps(config: InstructionTraining, triplets: int | None = None) -> InstructionTraining:
-    """The config with as many steps as its epochs take, over so many triplets (None: those of `config.data`)."""
+    """The config with as many steps as its epochs take, over so many triplets (None: those of `config.data`).
+
+    The learning rate rises over no more than these.
+    """
     n = len(read_triplets(config.data)) if triplets is None else triplets
     steps = max(1, math.ceil(config.epochs * n / config.train.batch_size))
     return replace(config, train=replace(config.train, steps=steps))

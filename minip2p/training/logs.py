@@ -1,6 +1,7 @@
 """A run's figures: averaged on the device between two logs, then written to log.jsonl and for TensorBoard."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -11,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import replace_file
+from ..files import write_file
 from .ranks import Ranks
 
 
 class Meter:
-    """Means of figures. Adding never waits for the device; reading does, once."""
+    """Means of figures since the last line of the log. Adding never waits for the device; reading does, once."""
 
     def __init__(self):
+        self.clear()
+
+    def clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.broken: dict[str, None] = {}
 
@@ -28,20 +32,30 @@ class Meter:
             figure = figure.detach().double() if figure.device.type == "cpu" else figure.detach().float()
             if figure.dim() == 0:
                 figure = torch.stack([figure * items, torch.full_like(figure, items)])
-            self.sums[name] = self.sums[name] + figure if name in self.sums else figure
+            self.sums[name] = self.sums[name].to(figure) + figure if name in self.sums else figure
         self.broken |= dict.fromkeys(broken)
 
     def read(self, ranks: Ranks) -> tuple[dict[str, float], list[str]]:
-        """The means over all ranks (without those of no items), and this rank's broken items."""
-        names = sorted(self.sums)
-        sums = ranks.sum(torch.stack([self.sums[name].cpu().double() for name in names]))
-        figures = {name: float(total / n) for name, (total, n) in zip(names, sums, strict=True) if n > 0}
+        """The means over all ranks (without those of no items), and this rank's broken items. It starts again then."""
+        sums = self.to_dict(ranks)["sums"]
+        figures = {name: float(total / n) for name, (total, n) in sums.items() if n > 0}
         figures["peak_memory_gib"] = round(peak_memory(ranks.device) / 2**30, 3)
-        return figures, list(self.broken)
+        broken = list(self.broken)
+        self.clear()
+        return figures, broken
+
+    def to_dict(self, ranks: Ranks) -> dict[str, Any]:
+        """Sums and counts over all ranks, float64 (2,) each, and this rank's broken items: for a run's state."""
+        sums = {name: ranks.sum(self.sums[name].cpu().double()) for name in sorted(self.sums)}
+        return {"sums": sums, "broken": list(self.broken)}
+
+    def load(self, values: dict[str, Any]) -> None:
+        """Go on from what `to_dict` gave."""
+        self.sums, self.broken = dict(values.get("sums", {})), dict.fromkeys(values.get("broken", ()))
 
 
 class Logs:
-    """The files of a run's log. Lines after `step` are removed: a resumed run writes them again."""
+    """The files of a run's log. What is of later steps than `step` is removed: a resumed run writes it again."""
 
     def __init__(self, out: Path, step: int, writes: bool):
         """writes: False on all ranks but the first."""
@@ -52,9 +66,11 @@ class Logs:
         self.since = time.perf_counter()
         if self.writes:
             path = self.out / "log.jsonl"
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            replace_file(path, lambda p: p.write_text("".join(f"{line}\n" for line in kept)))
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            write_file(path, "".join(f"{line}\n" for line in lines if (step_of(line) or math.inf) <= self.step))
+            for sample in (self.out / "samples").glob("[0-9]*.*"):
+                if sample.stem.isdigit() and int(sample.stem) > self.step:
+                    sample.unlink()
             self.file = open(path, "a")
             self.board = open_board(self.out, self.step)
         return self
@@ -80,6 +96,14 @@ class Logs:
                 for name, value in line.items():
                     self.board.add_scalar(name, value, step)
         return line
+
+
+def step_of(line: str) -> int | None:
+    """The step of a line of the log; None for a line that was cut when the process was killed."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def open_board(out: Path, step: int) -> Any:

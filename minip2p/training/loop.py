@@ -5,7 +5,6 @@ a run that was stopped continues to the same bits as one that was not.
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -17,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config import to_dict
-from ..files import remove_unfinished, replace_file
-from . import state
+from ..files import lock_folder, remove_unfinished, write_json
 from .config import TrainConfig
 from .data import BatchSource, load_batches
 from .ema import EMA
 from .logs import Logs, Meter
 from .memory import describe_memory
 from .ranks import Ranks
+from .state import State, check_folder, newest
 from .stops import Stopped, catch_signals
 
 
@@ -36,6 +35,8 @@ class Stage(Protocol):
     module: nn.Module
     """all weights that are trained"""
     data: BatchSource
+    marks: dict[str, str]
+    """what a resumed run must find as it was, beside the config: name -> hash"""
 
     def loss(self, module: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The batch's mean loss, and figures for the log: a mean (), or a sum and a count (2,)."""
@@ -56,26 +57,40 @@ class Log:
     messages: tuple[str, ...] = ()
 
 
-def train(stage: Stage, out: Path, *, resume: bool = False, ranks: Ranks | None = None) -> Iterator[Log]:
+def train(
+    stage: Stage, out: Path, *, resume: bool = False, accept_changes: bool = False, ranks: Ranks | None = None
+) -> Iterator[Log]:
     """Train for `config.train.steps` steps in all; yields a Log at the start, at each line of the log and preview. All
     ranks call it together.
 
     Writes to `out`: config.json, log.jsonl (and TensorBoard's events if that is installed), state/ (for `resume`),
     model.safetensors (averaged weights) and samples/. SIGTERM and Ctrl-C end the run after the current step, with a
-    state on disk, by raising `Stopped`.
+    state on disk, by raising `Stopped`. Raises ValueError where the loss or a weight is not finite, which is not saved,
+    and, unless `accept_changes`, where a run is resumed with other data.
     """
-    ranks, c = ranks or Ranks(), stage.config.train
-    prepare_folder(stage, out, ranks)
+    ranks = ranks or Ranks()
+    with own_folder(out, ranks):
+        check_folder(out, resume)
+        yield from run_steps(stage, out, resume, accept_changes, ranks)
 
+
+def run_steps(stage: Stage, out: Path, resume: bool, accept_changes: bool, ranks: Ranks) -> Iterator[Log]:
+    """`train` in its folder."""
     # networks, their average, the optimiser
+    c = stage.config.train
     torch.manual_seed(c.seed)
     model = stage.module.to(ranks.device).train()
     memory = describe_memory(stage, ranks) if ranks.first else ""
     gather = ranks.apply_fsdp(model)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    ema = EMA(model, c.ema, c.ema_on_cpu)
+    ema, meter = EMA(model, c.ema, c.ema_on_cpu), Meter()
     optimizer = torch.optim.AdamW(weights, lr=0.0, betas=tuple(c.betas), weight_decay=c.weight_decay, fused=True)
-    first = state.restore(out, c.batch_size, model, ema, optimizer) if resume else 0
+    run = State(model=model, ema=ema, optimizer=optimizer, meter=meter, marks=stage.marks, batch_size=c.batch_size)
+    first, notes = run.restore(out, ranks, accept_changes) if resume else (0, [])
+    if first > c.steps:
+        raise ValueError(f"train.steps = {c.steps}: {out} has {first} steps already; expected at least as many")
+    if ranks.first:
+        write_json(out / "config.json", to_dict(stage.config))
     if c.compile:
         for network in model.children():
             network.compile()
@@ -85,48 +100,40 @@ def train(stage: Stage, out: Path, *, resume: bool = False, ranks: Ranks | None 
     parts = ranks.rows(c.batch_size, c.micro_batch)
     batches = load_batches(stage.data, range(first, c.steps), parts, c.workers, pin=ranks.device.type == "cuda")
 
-    yield Log(first, {}, (memory,) if memory else ())
+    yield Log(first, {}, tuple(note for note in (*notes, memory) if note))
     with Logs(out, first, ranks.first) as logs, catch_signals() as stops:
-        meter = Meter()
         for step in range(first + 1, c.steps + 1):
             # step
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(c, step - 1)
             optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=ranks.device)
             for rows in parts:
                 batch = next(batches)
                 with ranks.accumulate(compute_loss, last=rows is parts[-1]):
                     with autocast(c.precision, ranks.device):
                         loss, figures = compute_loss(batch)
                     (loss * (len(rows) * ranks.world / c.batch_size)).backward()
+                total += loss.detach()
                 meter.add({"loss": loss} | figures, len(rows), getattr(batch, "broken", ()))
-            norm = nn.utils.clip_grad_norm_(weights, c.clip)
+            norm = gather(nn.utils.clip_grad_norm_(weights, math.inf if c.clip is None else c.clip))
+            total, norm = torch.stack([total, norm.to(total)]).tolist()  # waits for the device, once a step
+            stopped, diverged = ranks.any(stops.asked, not math.isfinite(total + norm))
+            if diverged:
+                figures = f"the loss is {total / len(parts):g}, the norm of its gradient {norm:g}"
+                raise ValueError(f"{figures} at step {step}; {last_state(out)}")
             optimizer.step()
             ema.update()
-            last, stopped = step == c.steps, ranks.any(stops.asked)
+            last = step == c.steps
 
             # log
             if step % c.log_every == 0 or last:
                 figures, broken = meter.read(ranks)
-                meter = Meter()
-                if not math.isfinite(figures["loss"]):
-                    raise FloatingPointError(f"the loss is {figures['loss']} at step {step}; {out} has the last state")
-                figures |= {"grad_norm": float(gather(norm)), "lr": learning_rate(c, step - 1)}
+                figures |= {"grad_norm": norm, "lr": learning_rate(c, step - 1)}
                 figures = logs.write(step, c.batch_size, figures, broken)
                 yield Log(step, figures, tuple(f"left out: {each}" for each in broken))
 
-            # save: the model first, because resuming from a state takes the frozen networks from it
-            if step % c.save_every == 0 or last or stopped:
-                with ema.applied():
-                    averaged = gather(model)
-                    if ranks.first:
-                        done = {"steps": step, "items": step * c.batch_size}
-                        stage.export(averaged, out / "model.safetensors", done)
-                state.save(out, step, c.batch_size, model, ema, optimizer, c.keep, ranks)
-            if stopped and not last:
-                raise Stopped(stops.number, f"stopped after step {step}; --resume {out} continues")
-
-            # preview
+            # preview: before the state, so that the files of a run that goes on from it are complete
             if step % c.preview_every == 0 or last:
                 figures, started = {}, time.perf_counter()
                 with ema.applied():
@@ -138,6 +145,28 @@ def train(stage: Stage, out: Path, *, resume: bool = False, ranks: Ranks | None 
                 ranks.barrier()
                 logs.since += time.perf_counter() - started  # the speed of training does not count previews
                 yield Log(step, logs.write(step, c.batch_size, figures))
+
+            # save: the model first, because resuming from a state takes the frozen networks from it
+            if step % c.save_every == 0 or last or stopped:
+                wrong = run.not_finite()
+                if any(ranks.any(wrong is not None)):
+                    raise ValueError(f"{wrong or 'a tensor'} is not finite after step {step}; {last_state(out)}")
+                with ema.applied():
+                    averaged = gather(model)
+                    if ranks.first:
+                        done = {"steps": step, "items": step * c.batch_size}
+                        stage.export(averaged, out / "model.safetensors", done)
+                run.save(out, step, c.keep, ranks)
+            if stopped and not last:
+                raise Stopped(stops.number, f"stopped after step {step}; --resume {out} continues")
+
+
+def last_state(out: Path) -> str:
+    """What a run that cannot go on is continued from."""
+    path = newest(out)
+    if path is None:
+        return "there is no state yet: start again, e.g. with a lower train.learning_rate"
+    return f"the last good state is {path}: --resume {out} continues it, e.g. with a lower train.learning_rate"
 
 
 class Loss(nn.Module):
@@ -166,11 +195,14 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
 
 
-def prepare_folder(stage: Stage, out: Path, ranks: Ranks) -> None:
-    """Make the run's folders, remove unfinished files of an earlier process, write config.json."""
-    if ranks.first:
-        for folder in (out, out / "state", out / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(folder)
-        replace_file(out / "config.json", lambda p: p.write_text(json.dumps(to_dict(stage.config), indent=1)))
-    ranks.barrier()
+@contextlib.contextmanager
+def own_folder(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Make the run's folders, and remove unfinished files of an earlier process. Within, no other run can use them."""
+    with contextlib.ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(lock_folder(out))
+            for folder in (out / "state", out / "samples"):
+                folder.mkdir(exist_ok=True)
+                remove_unfinished(folder)
+        ranks.barrier()
+        yield

@@ -1,22 +1,26 @@
 """The data of an editor, as in the paper: sets of edit pairs, as images or precomputed, alone or in a mixture."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from dataclasses import dataclass
 
-from ..data.edits import Edits, open_edits, split_of
+from ..data.edits import Edits, open_edits
 from ..data.latents import Latents, is_precomputed
+from ..data.split import split_groups
 from ..pipeline import Pipeline, fingerprint
 from .config import DiffusionTraining
-from .data import Example, LatentDataset, Mixture, PairDataset
+from .data import Example, LatentDataset, Mixture, PairDataset, Prompts
 from .diffusion import DiffusionStage
 from .previews import PairSheet, vary_texts
 
 SHOWN = 4
 """pairs in a preview"""
+COMPARED = 16
+"""pairs whose image files are part of the mark of a set"""
 
 
 def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
-    """Training on the sets of `config.data`. Pairs are held out by a hash of their caption (`data.edits.split`).
+    """Training on the sets of `config.data`. Pairs are held out by a hash of their caption (`data.split`).
 
     Where a set is so small that no pair is held out, previews show pairs that are trained on, and say so.
     """
@@ -37,35 +41,97 @@ def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
         shown = [example for trained, _, _ in sets for example in plain_examples(trained, n, config.skip_broken)]
         title = "Pairs that are trained on: none is held out"
     draw = PairSheet(vary_texts(shown)[:n], config.preview_scales, title) if n else None
-    origin = "; ".join(f"{path} {mark}" for path, (_, _, mark) in zip(config.data, sets, strict=True))
-    return DiffusionStage(config, pipe, examples, held_out, draw, origin)
+    marks = [mark for _, _, mark in sets]
+    origin = "; ".join(f"{path} {mark}" for path, mark in zip(config.data, marks, strict=True))
+    return DiffusionStage(config, pipe, examples, held_out, draw, origin, mark="; ".join(marks))
 
 
 def open_set(
     path: str, config: DiffusionTraining, pipe: Pipeline
 ) -> tuple[PairDataset | LatentDataset, list[Example], str]:
     """The pairs of a set to train on, those held out, and a mark of its content."""
+    texts: Latents | Texts
     if is_precomputed(path):
-        latents = Latents.open(path)
+        texts = latents = Latents.open(path)
         latents.check(size=config.size, vae=fingerprint({"vae": pipe.vae}))
-        sets = [LatentDataset(latents=latents, items=items) for items in split_groups(latents.groups)]
-        mark = latents.header["data"]
+        header = json.dumps(latents.header, sort_keys=True).encode()
+        mark = f"{len(latents)} pairs as latents {hashlib.sha256(header).hexdigest()[:16]}"
+        sets = [LatentDataset(latents=latents, prompts=each) for each in split_prompts(latents, config.draw)]
     else:
         edits = open_edits(path)
-        groups, mark = read_groups(edits, config.skip_broken)
+        texts = read_texts(edits, config.skip_broken)
+        mark = f"{texts.mark} {images_mark(edits)}"
         options = {"size": config.size, "resize": config.resize, "flip": config.flip}
-        sets = [PairDataset(edits=edits, items=items, **options) for items in split_groups(groups)]
+        sets = [
+            PairDataset(edits=edits, instructions=texts.instructions, prompts=each, **options)
+            for each in split_prompts(texts, config.draw)
+        ]
     return sets[0], plain_examples(sets[1], config.held_out, config.skip_broken), mark
 
 
-def split_groups(groups: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Which items are trained on and which are held out; those of the test split are neither. ValueError where none is
-    trained on."""
-    splits = [split_of(group) for group in groups]
-    trained, held_out = ([i for i, each in enumerate(splits) if each == which] for which in (0, 1))
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a set of image pairs, a row for each pair, as `Latents` has them, too."""
+
+    groups: list[tuple[str, str]]
+    """(group, key)"""
+    instructions: list[str | None]
+    """None where a pair's text cannot be read"""
+    outputs: list[str | None]
+    """the target's caption, if there is one"""
+    mark: str
+    """how many there are, and a hash of all keys and instructions"""
+
+
+def read_texts(edits: Edits, skip_broken: bool) -> Texts:
+    """A pair whose text cannot be read raises ValueError, or is kept, to be skipped when its turn comes."""
+    groups: list[tuple[str, str]] = []
+    instructions: list[str | None] = []
+    outputs: list[str | None] = []
+    digest = hashlib.sha256()
+    for i in range(len(edits)):
+        try:
+            text = edits.text(i)
+        except ValueError:
+            if not skip_broken:
+                raise
+            group, instruction, output = (f"broken {i}", str(i)), None, None
+        else:
+            group, instruction, output = (text.group, text.key), text.instruction, text.output
+            digest.update(f"{text.key}\n{text.instruction}\n".encode("utf-8", "surrogatepass"))
+        groups.append(group)
+        instructions.append(instruction)
+        outputs.append(output)
+    return Texts(groups, instructions, outputs, f"{len(edits)} pairs {digest.hexdigest()[:16]}")
+
+
+def images_mark(edits: Edits) -> str:
+    """A hash of the image files of some pairs, evenly spread over the set."""
+    digest = hashlib.sha256()
+    n = min(COMPARED, len(edits))
+    for k in range(n):
+        try:
+            digest.update(b"".join(image.data for image in edits.files(k * len(edits) // n)))
+        except ValueError:
+            digest.update(b"broken")
+    return digest.hexdigest()[:16]
+
+
+def split_prompts(texts: Latents | Texts, draw: str) -> tuple[Prompts, list[list[int]]]:
+    """What is trained on, and the pairs that are held out; those of the test split are neither.
+
+    draw: "prompts" puts together the pairs of one caption, instruction and edited caption. ValueError where no pair is
+    trained on.
+    """
+    trained, held_out, _ = split_groups(texts.groups)
     if not trained:
-        raise ValueError(f"none of the {len(groups)} pairs is in the training split, a hash of captions: add pairs")
-    return trained, held_out
+        n = len(texts.groups)
+        raise ValueError(f"none of the {n} pairs is in the training split, a hash of captions: add pairs")
+    prompts: dict[object, list[int]] = {}
+    for i in trained:
+        prompt = texts.groups[i][0], texts.instructions[i], texts.outputs[i]
+        prompts.setdefault(prompt if draw == "prompts" else i, []).append(i)
+    return list(prompts.values()), [[i] for i in held_out]
 
 
 def plain_examples(examples: PairDataset | LatentDataset, most: int, skip_broken: bool) -> list[Example]:
@@ -80,22 +146,3 @@ def plain_examples(examples: PairDataset | LatentDataset, most: int, skip_broken
             if not skip_broken:
                 raise
     return found
-
-
-def read_groups(edits: Edits, skip_broken: bool) -> tuple[list[str], str]:
-    """The group of each item, which a split keeps together; and a mark: a hash of all names and instructions.
-
-    An item whose text cannot be read raises ValueError, or is kept, to be skipped when its turn comes.
-    """
-    groups, digest = [], hashlib.sha256()
-    for i in range(len(edits)):
-        try:
-            text = edits.text(i)
-        except ValueError:
-            if not skip_broken:
-                raise
-            groups.append(f"broken {i}")
-            continue
-        groups.append(text.group)
-        digest.update(f"{text.key}\n{text.instruction}\n".encode("utf-8", "surrogatepass"))
-    return groups, f"{len(edits)} pairs {digest.hexdigest()[:16]}"

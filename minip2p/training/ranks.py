@@ -42,9 +42,9 @@ class Ranks:
         step = micro_batch or len(mine)
         return [mine[i : i + step] for i in range(0, len(mine), step)]
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        return bool(self.sum(torch.tensor(int(flag)))) if self.world > 1 else flag
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether it is set on any rank."""
+        return self.sum(torch.tensor(flags, dtype=torch.int)).bool().tolist()
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks, on the CPU."""

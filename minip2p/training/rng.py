@@ -4,12 +4,14 @@ Items are numbered through a whole run: number n belongs to step n // batch size
 nor micro-batches, nor stopping and resuming change what is drawn, and there is no generator state to save.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..diffusion import Schedule
 
 
 def item_generator(seed: int, number: int) -> np.random.Generator:
@@ -46,6 +48,30 @@ def shuffled_index(seed: int, which: int, n: int, size: int) -> int:
 @lru_cache(maxsize=8)
 def _permutation(seed: int, which: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, which, epoch, size]).permutation(size)
+
+
+def integers(u: Tensor, schedule: Schedule) -> Tensor:
+    """Whole times, each as likely as the others: the paper's code."""
+    return schedule.first + (u * (schedule.last - schedule.first + 1)).floor().clamp(max=schedule.last - schedule.first)
+
+
+def uniform(u: Tensor, schedule: Schedule) -> Tensor:
+    """Fractional times."""
+    return schedule.first + u * (schedule.last - schedule.first)
+
+
+def logit_normal(u: Tensor, schedule: Schedule) -> Tensor:
+    """Esser et al. 2024, eq. 19, with mean 0 and deviation 1: most times are in the middle. For a flow, log sigma is
+    then normal, as in EDM."""
+    return uniform(torch.special.ndtri(u).sigmoid(), schedule)
+
+
+TIMES: dict[str, Callable[[Tensor, Schedule], Tensor]] = {
+    "integers": integers,
+    "uniform": uniform,
+    "logit_normal": logit_normal,
+}
+"""(uniform numbers in [0, 1), schedule) -> training times"""
 
 
 def conditioning_dropout(u: Tensor, p: float) -> tuple[Tensor, Tensor]:

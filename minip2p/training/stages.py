@@ -1,7 +1,7 @@
 """Stages by name: how each is configured, made and started. Here are those that need no data of the tiny world."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..config import from_dict
+from ..files import lock_folder, read_json
 from ..loading import place
 from . import build, state
 from .config import DiffusionTraining, InstructionTraining
@@ -79,28 +80,33 @@ def start(
     *,
     init_from: build.Files = (),
     resume: bool = False,
+    accept_changes: bool = False,
     device: torch.device | str = "cpu",
     ranks: Ranks | None = None,
 ) -> Iterator[Log]:
     """Check, make the stage, and return its training into `out`, which runs as it is iterated.
 
-    resume: go on from the last state in `out`; frozen networks are those of its model.safetensors. ranks: instead of
-    `device`. Raises ValueError where `out` holds no run to resume, or a run that would be overwritten.
+    resume: go on from the last state in `out`; frozen networks are those of its model.safetensors. accept_changes: also
+    with other data. ranks: instead of `device`. Raises ValueError where `out` holds no run to resume, a run that would
+    be overwritten, or one that is running.
     """
     ranks = ranks or Ranks(device=torch.device(device))
-    exists = state.newest(out) is not None
-    if resume:
-        if not exists:
-            raise ValueError(f"{out}: no state to resume from; to start from weights alone, use --init-from")
-        init_from = [out / "model.safetensors"]
-    elif exists:
-        raise ValueError(f"{out} holds a run already; --resume {out} continues it, another --out starts another")
+    with lock_folder(out) if ranks.first else nullcontext():  # before what takes long; `train` locks it again
+        state.check_folder(out, resume)
+        if ranks.first:
+            state.check_writable(out)
     if not issubclass(spec.config, DiffusionTraining) and (ranks.world > 1 or config.train.micro_batch):
         raise ValueError("this stage trains in one process and one batch; only denoisers have ranks and micro-batches")
     ranks.rows(config.train.batch_size, config.train.micro_batch)
     if config.train.precision == "bf16":
         place(ranks.device, "bfloat16")  # raises where it is slow
-    return train(spec.make(config, out, init_from, ranks.device), out, resume=resume, ranks=ranks)
+    stage = spec.make(config, out, starting_files(out, init_from, resume), ranks.device)
+    return train(stage, out, resume=resume, accept_changes=accept_changes, ranks=ranks)
+
+
+def starting_files(out: Path, init_from: build.Files, resume: bool) -> build.Files:
+    """The files that a run's networks start from. The trained ones of a resumed run are then replaced by its state."""
+    return [out / "model.safetensors"] if resume else init_from
 
 
 def saved_config(specs: Sequence[StageSpec], out: Path) -> tuple[StageSpec, Any]:
@@ -108,10 +114,10 @@ def saved_config(specs: Sequence[StageSpec], out: Path) -> tuple[StageSpec, Any]
     path = out / "config.json"
     if not path.exists():
         raise ValueError(f"{out}: no run there (no config.json); to start from weights alone, use --init-from")
-    values, errors = json.loads(path.read_text()), []
+    values, errors = read_json(path), []
     for spec in specs:
         try:
-            return spec, from_dict(spec.config, values)
+            return spec, from_dict(spec.config, values, str(path))
         except ValueError as error:
             errors.append(str(error))
-    raise ValueError(f"{path} is not of a run of this stage: {errors[-1]}")
+    raise ValueError(f"not the config of a run of this stage: {errors[-1]}")

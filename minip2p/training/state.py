@@ -1,6 +1,9 @@
 """RUN/state: all that a run needs to continue to the same bits. The newest states are kept; each is written whole."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -9,60 +12,131 @@ from torch import Tensor, nn
 from ..checkpoints.files import write_torch
 from .ema import EMA
 from .fsdp import gather_tensors, shard_like
+from .logs import Meter
 from .ranks import Ranks
 
 
 def newest(out: Path) -> Path | None:
     """The last state of a run, or None."""
-    return max((out / "state").glob("[0-9]*.pt"), default=None, key=lambda path: int(path.stem))
+    return next(iter(saved(out)), None)
 
 
-def save(
-    out: Path,
-    step: int,
-    batch_size: int,
-    model: nn.Module,
-    ema: EMA,
-    optimizer: torch.optim.Optimizer,
-    keep: int,
-    ranks: Ranks,
-) -> None:
-    """Write the state after `step` steps, and remove all but the newest `keep`. Random generators have no state."""
-    state = {
-        "step": step,
-        "pictures": step * batch_size,
-        "model": gather_tensors(model.state_dict()),
-        "ema": gather_tensors(dict(zip(ema.names, ema.averages, strict=True))),
-        "updates": ema.updates,
-        "optimizer": gather_tensors(optimizer.state_dict()),
-    }
-    if ranks.first:
-        (out / "state").mkdir(exist_ok=True)
-        write_torch(out / "state" / f"{step:08d}.pt", state)
-        for path in sorted((out / "state").glob("[0-9]*.pt"))[:-keep]:
-            path.unlink()
-    ranks.barrier()
+def saved(out: Path) -> list[Path]:
+    """The states of a run, the last one first."""
+    return sorted((out / "state").glob("[0-9]*.pt"), key=lambda path: int(path.stem), reverse=True)
 
 
-def restore(out: Path, batch_size: int, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest state (there must be one) and return the step after which it was saved.
+def check_folder(out: Path, resume: bool) -> None:
+    """Raise ValueError where there is no run to resume, or a run that would be overwritten."""
+    if resume and not saved(out):
+        raise ValueError(f"{out}: no state to resume from; to start from weights alone, use --init-from")
+    if not resume and saved(out):
+        raise ValueError(f"{out} holds a run already; --resume {out} continues it, another --out starts another")
 
-    ValueError for a damaged state, or that of another model.
-    """
-    path = newest(out)
+
+def check_writable(out: Path) -> None:
+    """Raise OSError that names the folder if no file can be written in it: to know it before hours of work."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged archive can raise anything
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); remove it to resume the one before") from None
-    if state["pictures"] != state["step"] * batch_size:
-        size = state["pictures"] // max(1, state["step"])
-        raise ValueError(f"{path} was made with train.batch_size={size}, not {batch_size}: use --init-from instead")
-    with torch.no_grad():
-        _copy(state["model"], model.state_dict(), path)
-        _copy(state["ema"], dict(zip(ema.names, ema.averages, strict=True)), path)
-    ema.updates = state["updates"]
-    optimizer.load_state_dict(_like_weights(state["optimizer"], optimizer))
-    return state["step"]
+        with NamedTemporaryFile(prefix=".", suffix=".part", dir=out):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {(error.strerror or str(error)).lower()}", str(out)) from None
+
+
+@dataclass(kw_only=True)
+class State:
+    """What changes in a run. Random generators have no state."""
+
+    model: nn.Module
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    meter: Meter
+    """the figures since the last line of the log"""
+    marks: dict[str, str]
+    """what identifies the data and the frozen networks: name -> hash"""
+    batch_size: int
+
+    def save(self, out: Path, step: int, keep: int, ranks: Ranks) -> None:
+        """Write the state after `step` steps; remove all but the newest `keep`, and those of later steps."""
+        state = {
+            "step": step,
+            "pictures": step * self.batch_size,
+            "model": gather_tensors(self.model.state_dict()),
+            "ema": gather_tensors(dict(zip(self.ema.names, self.ema.averages, strict=True))),
+            "updates": self.ema.updates,
+            "optimizer": gather_tensors(self.optimizer.state_dict()),
+            "meter": self.meter.to_dict(ranks),
+            "marks": self.marks,
+        }
+        if ranks.first:
+            (out / "state").mkdir(exist_ok=True)
+            write_torch(out / "state" / f"{step:08d}.pt", state)
+            paths = saved(out)
+            kept = [path for path in paths if int(path.stem) <= step][:keep]
+            for path in set(paths) - set(kept):
+                path.unlink()
+        ranks.barrier()
+
+    def restore(self, out: Path, ranks: Ranks, accept_changes: bool = False) -> tuple[int, list[str]]:
+        """Load the newest state that is not damaged: the step after which it was saved, and a note for each damaged
+        one.
+
+        Raises ValueError where there is none, for that of another model, and, unless `accept_changes`, where the run
+        had other data or frozen networks.
+        """
+        notes: list[str] = []
+        for path in saved(out):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                pictures, step = state["pictures"], state["step"]
+                parts = state["model"], state["ema"], state["updates"], state["optimizer"]
+                break
+            except Exception as error:  # a damaged archive can raise anything
+                notes.append(f"{path} is damaged ({type(error).__name__}); the state before it is used")
+        else:
+            raise ValueError(f"{out}: none of its {len(notes)} states can be read; --init-from starts from its weights")
+        if pictures != step * self.batch_size:
+            size = pictures // max(1, step)
+            raise ValueError(
+                f"{path} was made with train.batch_size={size}, not {self.batch_size}: use --init-from instead"
+            )
+        if not accept_changes:
+            self._compare(path, state.get("marks", {}))
+        model, ema, self.ema.updates, optimizer = parts
+        with torch.no_grad():
+            _copy(model, self.model.state_dict(), path)
+            _copy(ema, dict(zip(self.ema.names, self.ema.averages, strict=True)), path)
+        self.optimizer.load_state_dict(_like_weights(optimizer, self.optimizer))
+        if ranks.first:
+            self.meter.load(state.get("meter", {}))
+        return step, notes
+
+    def _compare(self, path: Path, before: dict[str, str]) -> None:
+        for name, now in self.marks.items():
+            if before.get(name) != now:
+                raise ValueError(
+                    f"{path}: the {name} was {before.get(name, 'not noted')}, and is now {now}; "
+                    "--accept-changes continues all the same, --init-from starts another run"
+                )
+
+    def not_finite(self) -> str | None:
+        """The name of a tensor with NaN or infinity among weights, averages and the optimiser's state; None without."""
+        named = list(self._tensors())
+        finite = torch.stack([tensor.isfinite().all().cpu() for _, tensor in named]).tolist()
+        return next((name for (name, _), each in zip(named, finite, strict=True) if not each), None)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All floating tensors; of sharded ones this rank's part."""
+        names = {id(weight): name for name, weight in self.model.named_parameters()}
+        of_optimizer = [
+            (f"the optimiser's {kind} of {names[id(weight)]}", x)
+            for weight, values in self.optimizer.state.items()
+            for kind, x in values.items()
+        ]
+        averages = [(f"the average of {name}", x) for name, x in zip(self.ema.names, self.ema.averages, strict=True)]
+        for name, x in [*self.model.state_dict().items(), *averages, *of_optimizer]:
+            if torch.is_tensor(x) and x.is_floating_point():
+                yield name, x.to_local() if hasattr(x, "to_local") else x
 
 
 def _copy(saved: dict[str, Tensor], into: dict[str, Tensor], path: Path) -> None:

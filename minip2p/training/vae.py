@@ -39,6 +39,7 @@ class VAEStage:
 
     def __init__(self, config: VAETraining, images: Images, init_from: Files = ()):
         self.config = config
+        self.marks: dict[str, str] = {}
         self.data = VAEData(images, config.train.batch_size, config.train.seed)
         self.module: AutoencoderKL = build({"vae": config.model}, config.train.seed)["vae"]
         load_weights({"vae": self.module}, init_from)

@@ -87,7 +87,7 @@ def main() -> int:
     _, captions = held_out_pairs(options.prompts + 1)
     prompts = [{"input": a, "edit": "-", "output": b, "id": i} for i, (a, b) in enumerate(captions)]
     with tempfile.TemporaryDirectory() as folder:
-        making = pairs.make(pipe, clip, prompts, settings, folder)
+        making = pairs.make(lambda: (pipe, clip), prompts, settings, folder)
         next(making.units)
         seconds.clear()
         began = time.perf_counter()

@@ -67,7 +67,7 @@ def main() -> int:
         write_pairs(images, [sample_edit(rng) for _ in range(options.pairs)], lambda scene: render(scene, options.side))
         pipe = build_pipeline(preset, [], learn_tokenizer=tokenizer_for)
         settings = Settings(size=preset.size, resize=preset.resize, crops=1, flips=preset.flip > 0)
-        for _ in precompute(pipe.vae, open_edits(images), settings, latents, data="benchmark"):
+        for _ in precompute(lambda: pipe.vae, open_edits(images), settings, latents, data="benchmark"):
             pass
         steps = {}
         for name, data in (("images", images), ("precomputed", latents)):

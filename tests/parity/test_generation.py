@@ -23,6 +23,8 @@ import minip2p
 from .oracles import SIZE, VOCABULARY, oracle, relative, write_folder
 from .oracles import peaked as peak
 
+pytestmark = pytest.mark.slow
+
 PROMPT, EDITED, NEGATIVE = "a red boat at night", "a red house by the sea, at night!", "a boat"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

@@ -139,9 +139,7 @@ def written(request, tmp_path_factory):
     loaded = checkpoints.read(folder / "theirs")
     bpe = learn_bpe(["make it night", "what if it were night?"], vocab_size=500, max_length=20)
     for layout, name in (("diffusers", "ours"), ("original", "ours.safetensors"), ("original", "ours.ckpt")):
-        checkpoints.write(
-            folder / name, layout, loaded.config, loaded.parts, tokenizer=bpe.to_dict(), tokenizer_files=bpe.save
-        )
+        checkpoints.write(folder / name, layout, loaded.config, loaded.parts, tokenizer=bpe)
     return request.param, folder, bpe
 
 

@@ -20,7 +20,7 @@ from minip2p.control import LocalBlend, Refine, Replace, Reweight
 from .oracles import SIZE, VOCABULARY, oracle, relative, write_folder
 from .oracles import peaked as peak
 
-STEPS, SCALE, SEED, LENGTH = 7, 7.5, 3, 20
+STEPS, SCALE, SEED, LENGTH = 5, 7.5, 3, 20
 SWAP = "a red boat at night", "a red house at night"
 """each word is one token of the small vocabulary, "boat" and "house" too"""
 ADD = "a boat at night", "a red boat and a house at night"

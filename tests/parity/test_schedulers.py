@@ -352,3 +352,16 @@ def test_the_flow_loss():
     sigma = times.double() / (1000 - times.double())
     ours = Denoiser(network, FlowSchedule(), "flow").loss(z0, noise, sigma, Cond(text))
     assert_close(ours, theirs, **SINGLE)
+
+
+def test_zero_terminal_snr_is_diffusers_rescaling():
+    """Lin et al. 2023: the last time is noise alone, sigma 4096, and the first stays as it was."""
+    theirs = diffusers.EulerAncestralDiscreteScheduler(
+        **STABLE, rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction"
+    )
+    schedule = BetaSchedule(kind="zero_snr")
+    assert_close(schedule.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=2e-4, atol=1e-7)
+    assert schedule.sigma_max == pytest.approx(4096, rel=1e-6)
+    assert schedule.sigma_min == pytest.approx(SCHEDULE.sigma_min, rel=1e-9)
+    theirs.set_timesteps(10)
+    assert_close(schedule.sigma(theirs.timesteps.double()).float(), theirs.sigmas[:-1], rtol=2e-4, atol=0)

@@ -116,7 +116,7 @@ def test_similarities_of_published_folders(shape, activation, published, one_fil
     assert torch.stack(wanted).std(dim=1).min() > 10 * BOUND  # what is compared differs from pair to pair
 
 
-@pytest.mark.parametrize("pixels", ["paper", "released"])
+@pytest.mark.parametrize("pixels", ["paper", pytest.param("released", marks=pytest.mark.slow)])
 def test_pairs_of_many_sizes_in_batches(pixels, tmp_path):
     """`metrics.similarities`, fed in [0, 1] as the paper's filter or in [-1, 1] as the authors' metric script."""
     model = theirs("B/32")

@@ -22,7 +22,9 @@ from minip2p.training.stages import make_editor, resolve_editor
 
 from .oracles import oracle, write_folder
 
-STEPS, BATCH, RATE, DECAY, CLIP = 5, 5, 1e-4, 0.01, 1.0
+pytestmark = pytest.mark.slow
+
+STEPS, BATCH, RATE, DECAY = 5, 5, 1e-4, 0.01
 BANDS = {"loss_low": (0, 0.5), "loss_mid": (0.5, 5), "loss_high": (5, 100)}
 WORDS = (
     "size=32",
@@ -167,11 +169,11 @@ def test_weights_after_five_steps_are_those_of_the_steps_by_hand(case, trained):
         optimizer.zero_grad()
         loss = case.losses(unet, batch, stage.pipe.tokenizer(batch.texts)).mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), CLIP)
+        norm = torch.nn.utils.get_total_norm(weight.grad for weight in unet.parameters())
         optimizer.step()
         log.append((loss.item(), norm.item()))
     assert len(seen) == 4, "text, image, both and nothing were dropped"
-    assert max(norm for _, norm in log) > CLIP
+    assert max(norm for _, norm in log) > 1, "which is not clipped"
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     for (loss, norm), line in zip(log, [line for line in lines if "loss" in line], strict=True):
         assert line["loss"] == pytest.approx(loss, rel=1e-4) and line["grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -191,11 +193,12 @@ def test_the_average_follows_the_papers_decay_over_the_loops_own_steps(trained):
         assert state["updates"] == n and error({k: x.double() for k, x in state["ema"].items()}, average) < 1e-6
 
 
-def test_times_are_uniform_and_dropout_is_the_papers(case):
+def test_times_are_whole_and_uniform_and_dropout_is_the_papers(case):
     n, stage = 1200, case.make("dropout=0.05")
     batch = stage.data.batch(0, range(n))
-    t = time_of(batch.sigma).sort().values / 999
-    even = torch.arange(n) / n
+    t = time_of(batch.sigma).sort().values
+    assert (t - t.round()).abs().max() < 1e-9 and t.round().unique().numel() > 600
+    t, even = (t + 0.5) / 1000, torch.arange(n) / n
     assert max((t - even).max(), (even + 1 / n - t).max()) < 1.63 / n**0.5, "Kolmogorov and Smirnov's, at 1 %"
     text, image = torch.tensor([each == "" for each in batch.texts]), ~batch.keep
     for name, dropped in {"text": text & ~image, "both": text & image, "image": image & ~text}.items():

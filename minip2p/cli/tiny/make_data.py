@@ -11,6 +11,7 @@ from ...tinyworld import miniature, miniature_report
 from ...tinyworld.classifier import load_classifier
 from .. import files
 from ..arguments import Device, limit_threads, optional, progress_bar
+from ..printing import say
 
 SHIPPED = "(default: the shipped one)"
 
@@ -19,8 +20,8 @@ SHIPPED = "(default: the shipped one)"
 class Options:
     """Make a training set from captions alone: language model, Prompt-to-Prompt, CLIP filter.
 
-    The output folder gets captions.txt, prompts.jsonl, the training set in pairs/, and report.md, report.png and
-    report.json, which say how good it is. To resume an interrupted run, repeat the command.
+    The output folder gets captions.txt, prompts.jsonl, the training set in pairs/, and report.md and report.png, which
+    say how good it is. To resume an interrupted run, repeat the command.
     """
 
     output: Annotated[str, arg(metavar="FOLDER")]
@@ -52,7 +53,6 @@ def run(options: Options) -> None:
     with progress_bar("item") as show:
         report = miniature.make(options.recipe, out, models, show=lambda what, *count: show(*count, what))
     text = miniature_report.to_markdown(report)
-    files.write(out / "report.json", miniature_report.to_json(report).encode())
-    files.write(out / "report.png", files.png(miniature_report.draw(report)))
-    files.write(out / "report.md", f"{text}\n![Pairs](report.png)\n".encode())
-    print(f"{text}\ntraining set: {out / 'pairs'}\nexamples: {out / 'report.png'}")
+    files.write_file(out / "report.png", files.png(miniature_report.draw(report)))
+    files.write_file(out / "report.md", f"{text}\n![Pairs](report.png)\n".encode())
+    say(*text.split("\n"), f"training set: {out / 'pairs'}", f"examples: {out / 'report.png'}")

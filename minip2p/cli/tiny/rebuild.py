@@ -7,13 +7,14 @@ from typing import Annotated
 
 from .. import files
 from ..arguments import Device, Threads, limit_threads, optional
+from ..printing import say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Train all shipped weights from nothing. To resume a stopped run, repeat the command.
 
-    Also trains an editor as the paper does, on pairs that the other models generate, and evaluates both editors.
+    Also trains an editor as the paper does, on pairs that the other models generate.
     """
 
     output: Annotated[str | None, optional("DIR", "(default: weights/tiny)")] = None
@@ -23,13 +24,11 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Train, then evaluate."""
+    """Train, and print where the models are."""
     out = Path(options.output or "weights/tiny")
     files.check_writable(out / "editor.safetensors")
-    from ... import load
     from ...loading import place
-    from ...tinyworld.evaluation.edits import evaluate_editor, table
-    from ...tinyworld.recipe import FROM_PAIRS, rebuild
+    from ...tinyworld.recipe import rebuild
     from ...training.progress import show_progress
     from ...training.stops import Stopped
 
@@ -38,7 +37,6 @@ def run(options: Options) -> None:
     try:
         models = rebuild(out, out / "runs" if options.output else Path("runs/tiny"), show_progress, device)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        say(str(stopped), error=True)
         sys.exit(stopped.status)
-    for path in (out / "editor.safetensors", models[FROM_PAIRS]):
-        print(f"{path}:\n{table(evaluate_editor(load(path)))}")
+    say(*map(str, models.values()))

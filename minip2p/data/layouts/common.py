@@ -3,26 +3,43 @@
 A layout has a length, `text(i)` and `files(i)`, which read one pair and nothing else (see `edits.Layout`).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ... import files
+from ...regular import read_regular, require_regular
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 NAMES = {
-    "source": ("source", "source_image", "source_img", "input_image", "original_image", "before", "source_file"),
-    "target": ("target", "target_image", "target_img", "edited_image", "output_image", "after", "target_file"),
+    "source": ("source", "source_image", "source_img", "input_image", "original_image", "before"),
+    "target": ("target", "target_image", "target_img", "edited_image", "output_image", "after"),
     "edit": ("edit", "instruction", "edit_prompt", "edit_instruction"),
     "input": ("input", "caption", "input_caption", "original_prompt", "original_caption", "source_caption"),
     "output": ("output", "edited_prompt", "output_caption", "edited_caption", "target_caption"),
 }
-"""role -> field names in published sets and tables; "input" and "output" are captions"""
+"""role -> field names in published sets and tables, as `plain` writes them; "input" and "output" are captions"""
+ALSO_IMAGES = {"source": ("input", "original", "image"), "target": ("output", "edited")}
+"""role -> further field names, where what they hold is an image and not a text"""
+MAX_IMAGE = 256 << 20
+MAX_JSON = 32 << 20
+"""bytes of a file that is read whole"""
+MAX_TEXT = 20_000
+"""characters of an instruction or a caption"""
 
 
 class EditsError(ValueError):
-    """A set of pairs, or one pair, that cannot be read: one line that names it."""
+    """A set of pairs, or one pair, that cannot be read: one line that names it, without control characters."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text on one line and not too long for it; what a terminal would not show as a letter is escaped."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    return text if len(text) <= 600 else f"{text[:300]} ... {text[-250:]}"
 
 
 class EncodedImage(NamedTuple):
@@ -58,27 +75,56 @@ class EditText:
         return f"{self.instruction}\n{self.key}" if self.input is None else self.input.strip().lower()
 
 
-def field_of(values: Mapping, role: str) -> str | None:
-    """The first of the role's NAMES that `values` has."""
-    return next((name for name in NAMES[role] if name in values), None)
+def plain(name: str) -> str:
+    """A field name in lower case with underscores, without what only says that it names a file: "Source Image",
+    "sourceImage" and "source_image_file_name" are "source_image"."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    words = re.sub(r"[\s_-]+", "_", words).lower()
+    return re.sub(r"(?<=.)_(file_?name|file|path)$", "", words)
+
+
+def find_field(values: Mapping | Iterable, names: Iterable[str], fits: Callable[[Any], bool] | None = None) -> Any:
+    """The field of `values` with the first of these names, as it is written there; None without one.
+
+    fits: whether what a field holds (`values[field]`) can be meant.
+    """
+    known: dict[str, Any] = {}
+    for name in values:
+        known.setdefault(plain(name) if isinstance(name, str) else name, name)
+    found = (known[name] for name in names if name in known)
+    return next((name for name in found if fits is None or fits(values[name])), None)
 
 
 def read_text(values: Mapping, where: str, key: str) -> EditText:
     """The text of a pair from a row with any of the NAMES. `where` names the row in errors."""
-    edit = values.get(field_of(values, "edit"))
-    if not isinstance(edit, str):
-        found = ", ".join(map(str, values)) or "nothing"
-        raise EditsError(f"{where}: no instruction as 'edit' (or {', '.join(NAMES['edit'][1:])}); there is {found}")
-    captions = {role: values.get(field_of(values, role)) for role in ("input", "output")}
-    captions = {role: text.strip() for role, text in captions.items() if isinstance(text, str) and text.strip()}
+    fields = {role: find_field(values, NAMES[role], _is_text) for role in ("edit", "input", "output")}
+    if fields["edit"] is None:
+        found = ", ".join(str(name) for name in values if name not in ("key", "origin")) or "nothing"
+        raise EditsError(
+            f"{where}: no instruction as 'edit' (or {', '.join(NAMES['edit'][1:])}); there is {found:.300}"
+        )
+    texts = {role: values[field].strip() for role, field in fields.items() if field is not None}
+    if long := [role for role, text in texts.items() if len(text) > MAX_TEXT]:
+        raise EditsError(f"{where}: {long[0]!r} has {len(texts[long[0]]):,} characters; expected at most {MAX_TEXT:,}")
     known = {name: values[name] for name in ("key", "origin") if isinstance(values.get(name), str)}
-    return EditText(name=key, instruction=edit.strip(), **{"key": key} | captions | known)
+    captions = {role: texts[role] for role in ("input", "output") if texts.get(role)}
+    return EditText(name=key, instruction=texts["edit"], **{"key": key} | captions | known)
 
 
-def read_file(path: Path) -> bytes:
-    """The file's bytes. Raises EditsError that names it."""
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def read_file(path: Path, most: int = MAX_IMAGE) -> bytes:
+    """The bytes of a regular file with at most so many. Raises EditsError that names it."""
+    return read_regular(path, most, EditsError)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a regular file, by its entry. Raises EditsError that names it: devices and pipes may have no end."""
     try:
-        return path.read_bytes()
+        require_regular(path, EditsError)
+        return path.stat().st_size
     except FileNotFoundError:
         raise EditsError(f"{path}: no such file") from None
     except OSError as error:
@@ -105,13 +151,4 @@ def cannot_read(path: Path, error: OSError) -> EditsError:
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """The JSON value in a file. Raises EditsError that names it."""
-    return files.read_json(path, EditsError, kind)
-
-
-def read_seeds(path: Path) -> list[tuple[str, list[str]]]:
-    """The authors' seeds.json, [[name, [seed, ...]], ...], with the seeds as text."""
-    values = read_json(path, object)
-    try:
-        return [(name, list(map(str, seeds))) for name, seeds in values if name + ""]
-    except (TypeError, ValueError):
-        raise EditsError(f'{path}: expected [["0000000", [seed, ...]], ...], names of folders and seeds') from None
+    return files.parse_json(read_file(path, MAX_JSON), str(path), EditsError, kind)

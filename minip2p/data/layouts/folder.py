@@ -3,14 +3,17 @@
 seeds.json lists the pairs; then no folder is opened before its pair is read. Without it, every pair found is taken.
 """
 
-import re
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from os import scandir
 from pathlib import Path
 
 import numpy as np
 
-from .common import IMAGE_ENDINGS, EditsError, EditText, EncodedImage, cannot_read, read_json, read_seeds, read_text
+from ...regular import read_regular
+from ..picture_files import is_picture_name
+from .common import MAX_IMAGE, EditsError, EditText, EncodedImage, read_json, read_text
+from .seeds import read_seeds
 
 
 class Folder:
@@ -19,22 +22,31 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         seeds_json = path / "seeds.json"
-        found = read_seeds(seeds_json) if seeds_json.is_file() else list(_found(path))
-        self.names = np.array([name for name, _ in found], dtype=str)  # arrays: a worker's fork does not copy them
-        self.seeds = np.array([seed for _, seeds in found for seed in seeds], dtype=str)
+        found = read_seeds(seeds_json) if os.path.lexists(seeds_json) else list(_found(path))
+        self.names = _encoded(name for name, _ in found)
+        self.seeds = _encoded(seed for _, seeds in found for seed in seeds)
         self.name_of = np.repeat(np.arange(len(found)), [len(seeds) for _, seeds in found])
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def text(self, i: int) -> EditText:
-        name = str(self.names[self.name_of[i]])
+        name, seed = self._at(i)
         path = self.path / name / "prompt.json"
-        return read_text(read_json(path), str(path), f"{name}/{self.seeds[i]}")
+        return read_text(read_json(path), str(path), f"{name}/{seed}")
 
     def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
-        stem = str(self.path / self.names[self.name_of[i]] / self.seeds[i])
-        return _image(f"{stem}_0"), _image(f"{stem}_1")
+        name, seed = self._at(i)
+        return _image(self.path / name / f"{seed}_0"), _image(self.path / name / f"{seed}_1")
+
+    def _at(self, i: int) -> tuple[str, str]:
+        """The names of the pair's folder and seed."""
+        return os.fsdecode(self.names[self.name_of[i]]), os.fsdecode(self.seeds[i])
+
+
+def _encoded(names: Iterable[str]) -> np.ndarray:
+    """As an array, which a worker's fork does not copy."""
+    return np.array([os.fsencode(name) for name in names], dtype=bytes)
 
 
 def has_pairs(path: Path) -> bool:
@@ -43,27 +55,22 @@ def has_pairs(path: Path) -> bool:
         return any((path / entry.name / "prompt.json").is_file() for entry in entries if entry.name[0] != ".")
 
 
-def _image(stem: str) -> EncodedImage:
-    """The image of that name, with the first of the IMAGE_ENDINGS that exists."""
-    for ending in IMAGE_ENDINGS:
-        path = Path(f"{stem}.{ending}")
-        try:
-            return EncodedImage(str(path), path.read_bytes())
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise cannot_read(path, error) from None
-    raise EditsError(f"{stem}.jpg: no such file")
+def _image(path: Path) -> EncodedImage:
+    """The image of that name with one of the picture_files.ENDINGS. Raises EditsError if there is none."""
+    found = Path(f"{path}.jpg")  # as the authors write it
+    if not found.is_file() and path.parent.is_dir():
+        names = [name for name in os.listdir(path.parent) if Path(name).stem == path.name and is_picture_name(name)]
+        found = path.with_name(min(names, default=found.name))
+    return EncodedImage(str(found), read_regular(found, MAX_IMAGE, EditsError))
 
 
 def _found(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(folder, seeds) in order. A folder that lacks its prompt or one of two images is listed too: reading it fails."""
-    image = re.compile(rf"(.+)_[01]\.({'|'.join(IMAGE_ENDINGS)})", re.IGNORECASE)
     with scandir(path) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        folders = sorted(entry.name for entry in entries if os.path.isdir(entry) and not entry.name.startswith("."))
     for name in folders:
-        with scandir(path / name) as entries:
-            files = {entry.name for entry in entries}
-        seeds = {match[1] for file in files if (match := image.fullmatch(file))}
+        files = os.listdir(path / name)
+        stems = {Path(file).stem for file in files if is_picture_name(file)}
+        seeds = {stem[:-2] for stem in stems if stem[:-2] and stem.endswith(("_0", "_1"))}
         if "prompt.json" in files or seeds:
             yield name, sorted(seeds, key=lambda seed: (len(seed), seed))  # as numbers of any length

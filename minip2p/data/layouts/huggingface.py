@@ -1,16 +1,23 @@
 """Hugging Face's tables: parquet, folders by `save_to_disk`, and sets on the hub. Needs the `datasets` library."""
 
+import glob
 import io
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .common import NAMES, EditsError, EditText, EncodedImage, field_of, read_file, read_text
+from .common import ALSO_IMAGES, NAMES, EditsError, EditText, EncodedImage, find_field, read_file, read_text, size_of
 
 IDS = ("img_id", "image_id", "id", "key")
 """columns that name a pair, or with MagicBrush's turn_index its source image"""
+PARTS = {name: name for name in ("train", "test", "validation")} | dict.fromkeys(("val", "valid", "dev"), "validation")
+"""word in a file's name -> its part of the set, as the library has it"""
+MOST_UNPACKED = 64 << 20
+"""bytes that a small file may unpack to"""
 
 
 class HuggingFaceTable:
@@ -18,17 +25,19 @@ class HuggingFaceTable:
 
     def __init__(self, dataset: Any, path: str):
         self.path = path
-        columns = {role: field_of(dict.fromkeys(dataset.column_names), role) for role in NAMES}
+        kinds = {name: _kind(dataset.features[name]) for name in dataset.column_names}
+        columns = {role: _column(kinds, role) for role in NAMES}
         if missing := [role for role in ("source", "target", "edit") if columns[role] is None]:
             raise EditsError(
                 f"{path}: no column for the {missing[0]} ({', '.join(NAMES[missing[0]])}); there are "
                 f"{', '.join(dataset.column_names)}"
             )
         self.sides = columns["source"], columns["target"]
+        self.folders = [Path(), *_folders(Path(path))]
         self.id = next((name for name in IDS if name in dataset.column_names), None)
         self.turn = "turn_index" if self.id and "turn_index" in dataset.column_names else None
-        texts = [columns[role] for role in ("edit", "input", "output")] + [self.id, self.turn]
-        self.texts = dataset.select_columns([name for name in texts if name])
+        self.roles = {role: columns[role] for role in ("edit", "input", "output") if columns[role]}
+        self.texts = dataset.select_columns([*self.roles.values(), *filter(None, (self.id, self.turn))])
         self.images = _undecoded(dataset.select_columns(list(self.sides)), self.sides)
 
     def __len__(self) -> int:
@@ -36,43 +45,61 @@ class HuggingFaceTable:
 
     def text(self, i: int) -> EditText:
         row, where = self.texts[i], f"row {i}"
+        values = {role: row[name] for role, name in self.roles.items()}
         key = origin = None
         if self.turn:
             origin, key = str(row[self.id]), f"{row[self.id]}-{row[self.turn]}"
         elif self.id:
             key = str(row[self.id])
-        elif not row.get(field_of(row, "input")):  # without id or caption, pairs of one instruction stay in one split
-            origin = row.get(field_of(row, "edit"))
-        known = {"key": key or where} | ({"origin": origin} if isinstance(origin, str) else {})
-        values = {name: value for name, value in row.items() if name not in (self.id, self.turn)}
-        return read_text(values | known, f"{self.path}, {where}", where)
+        elif not values.get("input"):  # without id or caption, pairs of one instruction stay in one split
+            origin = values["edit"]
+        return read_text(values | {"key": key or where, "origin": origin}, f"{self.path}, {where}", where)
 
     def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
         row = self.images[i]
-        source, target = (_encoded(row[name], f"{self.path}, row {i}, {name}") for name in self.sides)
+        source, target = (self._encoded(row[name], f"{self.path}, row {i}, {name}") for name in self.sides)
         return source, target
+
+    def _encoded(self, value: Any, name: str) -> EncodedImage:
+        """An image in any of the ways in which tables hold them: {"bytes", "path"}, bytes, a path, a decoded image."""
+        if isinstance(value, Mapping):
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return EncodedImage(name, bytes(value))
+        if isinstance(value, str):
+            paths = [
+                folder / each for each in dict.fromkeys((value, value.replace("\\", "/"))) for folder in self.folders
+            ]
+            found = next((path for path in paths if os.path.isfile(path)), paths[-1])
+            return EncodedImage(name, read_file(found))
+        if isinstance(value, Image.Image):
+            file = io.BytesIO()
+            value.save(file, "PNG")
+            return EncodedImage(name, file.getvalue())
+        what = "nothing" if value is None else f"a {type(value).__name__}"
+        raise EditsError(f"{name}: expected an image, found {what}")
 
 
 def load_table(path: str, part: str | None) -> Any:
     """The `datasets.Dataset` of a parquet file or a folder of them, a saved folder, or a set on the hub."""
     place = Path(path)
+    local = place.exists() and not is_saved_folder(place)
     try:
+        parts = _parts(place) if local else {}
         import datasets
     except ImportError:
         missing = "" if place.exists() else "no such file or folder; a data set of Hugging Face's hub, and "
         hint = "pip install 'minip2p[data]'"
         raise EditsError(f"{path}: {missing}parquet needs the library datasets, which is missing; {hint}") from None
     try:
-        if is_saved_folder(place):
-            found = datasets.load_from_disk(path)
-        elif place.is_file():
-            found = datasets.load_dataset("parquet", data_files=path)
+        if local:
+            files = {name: [glob.escape(str(file)) for file in each] for name, each in parts.items()}
+            found = datasets.load_dataset("parquet", data_files=files)
         else:
-            found = datasets.load_dataset(path)
+            found = datasets.load_from_disk(path) if place.exists() else datasets.load_dataset(path)
     except Exception as error:  # of the library, of the network, of parquet: each has its own
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         what = "" if place.exists() else "not a file or folder, and not readable from Hugging Face's hub "
-        raise EditsError(f"{path}: {what}({why})") from None
+        raise EditsError(f"{path}: {what}({_why(error.__cause__ or error)})") from None
     if not isinstance(found, dict):
         return found
     if part is None:
@@ -82,9 +109,72 @@ def load_table(path: str, part: str | None) -> Any:
     return found[part]
 
 
+def _parts(place: Path) -> dict[str, list[Path]]:
+    """Part -> its files, without those of no rows. The first word of PARTS in a file's name, or those of its folders,
+    is its part. Raises EditsError for a file that cannot be read."""
+    parts: dict[str, list[Path]] = {}
+    for file in parquet_files(place):
+        if _rows_in(file):
+            words = re.findall("[a-z]+", f"{file.stem}/{file.relative_to(place).parent}".lower())
+            parts.setdefault(next((PARTS[word] for word in words if word in PARTS), "train"), []).append(file)
+    if not parts:
+        raise EditsError(f"{place}: a set of no pairs")
+    return parts
+
+
+def parquet_files(place: Path) -> list[Path]:
+    """The file itself, or those in a folder and below it, without hidden ones."""
+    if not place.is_dir():
+        return [place]
+    found = (path for path in sorted(place.rglob("*.parquet")) if not path.is_dir())
+    return [path for path in found if not any(name.startswith(".") for name in path.relative_to(place).parts)]
+
+
+def _rows_in(file: Path) -> int:
+    """The rows of a parquet file. Raises EditsError if it is damaged, or claims to unpack to many times its size."""
+    size = size_of(file)
+    from pyarrow import parquet
+
+    try:
+        about = parquet.read_metadata(file)
+        claimed = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    except Exception as error:
+        raise EditsError(f"{file}: ({_why(error)})") from None
+    if not 0 <= claimed <= max(MOST_UNPACKED, 20 * size):
+        raise EditsError(f"{file} has {size:,} bytes, and claims to unpack to {claimed:,}: it is damaged, or no images")
+    return about.num_rows
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def is_saved_folder(path: Path) -> bool:
     """Whether `Dataset.save_to_disk` wrote the folder."""
     return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _kind(feature: Any) -> str:
+    """What a column holds: "text", "image", or "other"; "" where its type does not say it."""
+    dtype = getattr(feature, "dtype", None)
+    if isinstance(feature, dict) or dtype in ("PIL.Image.Image", "binary", "large_binary"):
+        return "image"
+    return "text" if dtype in ("string", "large_string") else "" if feature is None else "other"
+
+
+def _column(kinds: Mapping[str, str], role: str) -> str | None:
+    """The column of a role: one whose type fits; for an image else a text, which names a file."""
+    if role not in ALSO_IMAGES:
+        return find_field(kinds, NAMES[role], ("text", "").__contains__)
+    typed = find_field(kinds, [*NAMES[role], *ALSO_IMAGES[role]], "image".__eq__)
+    return typed or find_field(kinds, NAMES[role], ("text", "").__contains__)
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders that file names in a table may be relative to."""
+    if not path.is_dir():
+        return [path.parent]
+    return list(dict.fromkeys([path, *(file.parent for file in parquet_files(path))]))
 
 
 def _undecoded(dataset: Any, columns: tuple[str, str]) -> Any:
@@ -95,18 +185,3 @@ def _undecoded(dataset: Any, columns: tuple[str, str]) -> Any:
         if isinstance(dataset.features[name], ImageColumn):
             dataset = dataset.cast_column(name, ImageColumn(decode=False))
     return dataset
-
-
-def _encoded(value: Any, name: str) -> EncodedImage:
-    """An image in any of the ways in which tables hold them: {"bytes", "path"}, bytes, a path, a decoded image."""
-    if isinstance(value, Mapping):
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return EncodedImage(name, bytes(value))
-    if isinstance(value, str):
-        return EncodedImage(name, read_file(Path(value)))
-    if isinstance(value, Image.Image):
-        file = io.BytesIO()
-        value.save(file, "PNG")
-        return EncodedImage(name, file.getvalue())
-    raise EditsError(f"{name}: expected an image, found {'nothing' if value is None else f'a {type(value).__name__}'}")

@@ -7,6 +7,7 @@ the name. global_descriptions.json, if present, has the captions: {NUMBER: {name
 from pathlib import Path
 
 from .common import EditsError, EditText, EncodedImage, read_file, read_json, read_text
+from .seeds import file_name
 
 
 class MagicBrush:
@@ -19,6 +20,8 @@ class MagicBrush:
         for i, turn in enumerate(self.turns):
             if not isinstance(turn, dict) or not all(isinstance(turn.get(name), str) for name in names):
                 raise EditsError(f"{turns}, entry {i}: expected an object with {', '.join(names)}")
+            for name in ("input", "output"):
+                file_name(turn[name], f"{turns}, entry {i}: ")
         captions = path / "global_descriptions.json"
         self.captions = read_json(captions) if captions.is_file() else {}
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from ..captions import read_rows
-from .common import EditsError, EditText, EncodedImage, field_of, read_file
+from .. import picture_files
+from ..picture_files import is_picture_name
+from ..tables import ENDINGS, columns, place, read_rows
+from .common import ALSO_IMAGES, NAMES, EditsError, EditText, EncodedImage, find_field, read_file, size_of
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 SHARED_NAMES = ("file", "file_name", "filename", "picture", "image", "name")
 """field names for a file name that both images have"""
 MAX_LENGTH = 2000
@@ -61,7 +63,7 @@ def open_table(
     table: str | PathLike | None = None,
     edit: str | None = None,
 ) -> Table:
-    """The pairs in the rows of a table (.jsonl, .csv), or all images of equal names in two folders.
+    """The pairs in the rows of a table (`data.tables`), or all images of equal names in two folders.
 
     source, target: the folders that names are relative to; the table's own folder unless given. A row names both images
     (with any of NAMES), or has one name for both; an image may be named without its ending. It has an instruction and
@@ -82,11 +84,17 @@ def open_table(
     else:
         rows = list(_equal_names(Path(source), Path(target), edit))
     if not rows and table is None:
-        raise EditsError(f"{source}, {target}: no images ({', '.join(ENDINGS)})")
+        raise EditsError(f"{source}, {target}: no images ({', '.join(picture_files.ENDINGS)})")
     if not rows:
         example = '{"source": "a.jpg", "target": "b.jpg", "edit": "make it night"}'
         raise EditsError(f"{table} is empty; expected rows like {example}")
     return Table(rows)
+
+
+def table_in(folder: Path) -> Path | None:
+    """The table of a folder of images as Hugging Face's libraries expect it."""
+    found = (folder / f"metadata{ending}" for ending in ENDINGS)
+    return next((path for path in found if path.is_file()), None)
 
 
 def _equal_names(source: Path, target: Path, edit: str) -> Iterator[Row | EditsError]:
@@ -100,22 +108,27 @@ def _equal_names(source: Path, target: Path, edit: str) -> Iterator[Row | EditsE
 
 
 def _rows_of(table: Path, source, target, edit: str | None) -> list[Row | EditsError]:
-    if table.suffix.lower() not in (".jsonl", ".csv"):
-        raise EditsError(f"{table}: expected a .jsonl or .csv table")
-    if not table.is_file():
-        raise EditsError(f"{table}: no such file")
     sides = [_Side("source", Path(source or table.parent)), _Side("target", Path(target or table.parent))]
     rows: list[Row | EditsError] = []
-    for number, values in read_rows(table, lambda _, error: rows.append(EditsError(str(error)))):
-        where = f"{table}, line {number}"
+    for number, values in read_rows(table, lambda _, error: rows.append(error)):
+        where = place(table, number)
+        given = {name: value for name, value in values.items() if value not in (None, "")}
         try:
-            values = {name: value for name, value in values.items() if value not in (None, "")}
-            names = _names_of(values, sides)
-            default = {} if edit is None or field_of(values, "edit") else {"edit": edit}
-            rows.append(_row(where, sides, names, values | default))
+            names, texts = _names_of(given, sides)
+            if find_field(texts, NAMES["edit"]) is None and edit is not None:
+                texts["edit"] = edit
+            rows.append(_row(where, sides, names, texts))
+        except _Missing as error:
+            rows.append(EditsError(f"{where}: {error}; there are {columns(table, values)}"))
         except EditsError as error:
-            rows.append(error if str(error).startswith(where) else EditsError(f"{where}: {error}"))
+            rows.append(EditsError(f"{where}: {error}"))
+    if rows and all(isinstance(row, EditsError) for row in rows):
+        raise EditsError(f"{rows[0]}; all {len(rows):,} rows are broken" if len(rows) > 1 else str(rows[0]))
     return rows
+
+
+class _Missing(EditsError):
+    """A field that a row lacks."""
 
 
 class _Side:
@@ -131,10 +144,9 @@ class _Side:
             self._files = {}
             for place, folders, files in os.walk(self.folder):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for name in sorted(files):
-                    if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                        path = Path(place, name).relative_to(self.folder)
-                        self._files.setdefault(path.with_suffix("").as_posix(), []).append(path.as_posix())
+                for name in sorted(filter(is_picture_name, files)):
+                    path = Path(place, name).relative_to(self.folder)
+                    self._files.setdefault(path.with_suffix("").as_posix(), []).append(path.as_posix())
         return self._files
 
     def only(self, stem: str) -> str:
@@ -146,56 +158,87 @@ class _Side:
             raise EditsError(f"{stem}: which {self.role} image in {self.folder}, {' or '.join(found)}?")
         return found[0]
 
+    def written(self, name: str) -> str:
+        """The name with this system's separators, if it is written with those of Windows."""
+        return name if os.sep == "\\" or self.has(name) else name.replace("\\", "/")
+
+    def has(self, name: Any) -> bool:
+        """Whether this names a file."""
+        try:
+            return isinstance(name, str) and (self.folder / name).is_file()
+        except (OSError, ValueError):  # too long a name, or none that a file can have
+            return False
+
+    def means(self, value: Any) -> bool:
+        """Whether a field's value is an image's name and not a text."""
+        if not isinstance(value, str):
+            return False
+        name = self.written(value)
+        return is_picture_name(Path(name).name) or self.has(name) or Path(name).as_posix() in self.files
+
     def find(self, own: str | None, other: str) -> str:
         """The image that a row names; or the one with that name, or with the other image's name, and any ending."""
-        if own is not None and (self.folder / own).is_file():
-            return own
-        if own is not None and own.lower().endswith(ENDINGS):
-            raise EditsError(f"{self.folder / own}: no such file")
+        own, other = own and self.written(own), self.written(other)
+        if own is not None and is_picture_name(Path(own).name):
+            size_of(self.folder / own)
         name = other if own is None else own
-        stem = name[: -len(Path(name).suffix)] if name.lower().endswith(ENDINGS) else name
-        return self.only(Path(stem).as_posix())
+        if self.has(name):
+            return name
+        path = Path(name)
+        return self.only((path.with_suffix("") if is_picture_name(path.name) else path).as_posix())
 
 
-def _names_of(values: Mapping, sides: list[_Side]) -> tuple[str, str]:
-    """The names of both images of a row."""
-    own: list[str | None] = []
+def _names_of(values: Mapping, sides: list[_Side]) -> tuple[tuple[str, str], dict]:
+    """The names of both images of a row, and its other fields."""
+    shared, fields = find_field(values, SHARED_NAMES, _is_name), []
     for side in sides:
-        name = field_of(values, side.role)
-        if name is not None and not isinstance(values[name], str):
-            raise EditsError(f"{name!r} is {values[name]!r:.80}; expected a file's name")
-        own.append(None if name is None else values[name])
-    both = next((values[name] for name in SHARED_NAMES if isinstance(values.get(name), str)), None)
+        names = [*NAMES[side.role], *ALSO_IMAGES[side.role]]
+        field = find_field(values, names, side.has) or find_field(values, names, side.means)
+        fields.append(field or (find_field(values, NAMES[side.role]) if shared is None else None))
+    own = [None if field is None else values[field] for field in fields]
+    for field, name in zip(fields, own):
+        if name is not None and not isinstance(name, str):
+            raise EditsError(f"{field!r} is {name!r:.80}; expected a file's name")
+    both = None if shared is None else values[shared]
     known = both or own[0] or own[1]
     if known is None:
         hint = "; 'input' is a caption here" if "input" in values else ""
-        raise EditsError(f"neither 'source' nor 'target' names an image{hint}")
-    return sides[0].find(own[0], both or own[1] or known), sides[1].find(own[1], both or own[0] or known)
+        raise _Missing(f"neither 'source' nor 'target' names an image{hint}")
+    return (sides[0].find(own[0], known), sides[1].find(own[1], known)), {
+        field: value for field, value in values.items() if field not in fields
+    }
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _row(where: str, sides: list[_Side], names: tuple[str, str], values: Mapping) -> Row:
     """The row, its texts checked."""
-    texts = {role: values.get(field_of(values, role)) for role in ("edit", "input", "output")}
+    paths = sides[0].folder / names[0], sides[1].folder / names[1]
+    if paths[0] == paths[1]:
+        raise EditsError(f"source and target are one file, {paths[0]}")
+    fields = {role: find_field(values, NAMES[role]) for role in ("edit", "input", "output")}
+    texts = {role: None if field is None else values[field] for role, field in fields.items()}
     for role, text in texts.items():
-        check_text(role, text, where)
+        check_text(role, text)
     texts = {role: text.strip() or None for role, text in texts.items() if text is not None}
     edit, caption = texts.pop("edit"), texts.get("input")
     key = sha256("\0".join((*names, edit)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    text = EditText(name=where, key=key, instruction=edit, origin=None if caption else names[0], **texts)
-    return text, (sides[0].folder / names[0], sides[1].folder / names[1])
+    return EditText(name=where, key=key, instruction=edit, origin=None if caption else names[0], **texts), paths
 
 
-def check_text(role: str, text: object, where: str) -> None:
+def check_text(role: str, text: object) -> None:
     """Raise EditsError unless it is a usable instruction (`edit`), or a usable caption or None."""
     if text is None and role == "edit":
-        raise EditsError(f"{where}: there is no instruction ('edit'), neither in the row nor one for all")
+        raise _Missing("there is no instruction ('edit'), neither in the row nor one for all")
     if text is None:
         return
     if not isinstance(text, str):
-        raise EditsError(f"{where}: {role!r} is {text!r:.80}; expected a text")
+        raise EditsError(f"{role!r} is {text!r:.80}; expected a text")
     if not text.strip() and role == "edit":
-        raise EditsError(f"{where}: the instruction is empty")
+        raise EditsError("the instruction is empty")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise EditsError(f"{where}: {role!r} holds half a character, which is not valid Unicode: {text!r:.80}")
+        raise EditsError(f"{role!r} holds half a character, which is not valid Unicode: {text!r:.80}")
     if len(text) > MAX_LENGTH:
-        raise EditsError(f"{where}: {role!r} has {len(text):,} characters; expected at most {MAX_LENGTH:,}")
+        raise EditsError(f"{role!r} has {len(text):,} characters; expected at most {MAX_LENGTH:,}")

@@ -3,6 +3,7 @@
 Known names are KEY.source.jpg, KEY.0.jpg, KEY_0.jpg and KEY/input.jpg, with KEY.json, KEY.edit.txt or KEY/prompt.json.
 """
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -11,21 +12,24 @@ from pathlib import Path
 import numpy as np
 
 from ...files import parse_json
+from ..picture_files import ENDINGS
 from ..tars import tar_members
 from .common import (
-    IMAGE_ENDINGS,
+    ALSO_IMAGES,
+    MAX_IMAGE,
+    MAX_JSON,
     NAMES,
     EditsError,
     EditText,
     EncodedImage,
     cannot_read,
     read_part,
-    read_seeds,
     read_text,
 )
+from .seeds import read_seeds
 
-SOURCES = {*NAMES["source"], "0", "input", "original"}
-TARGETS = {*NAMES["target"], "1", "output", "edited"}
+SOURCES = {*NAMES["source"], *ALSO_IMAGES["source"], "0"}
+TARGETS = {*NAMES["target"], *ALSO_IMAGES["target"], "1"}
 TEXTS = {*NAMES["edit"], "", "prompt", "metadata", "info"}
 NUMBERED = re.compile(r"(.*)_([01])")
 PARTS = ("source", "target", "text")
@@ -48,7 +52,7 @@ class Tars:
                 "KEY.1.jpg and KEY.txt)"
             )
         seeds_json = tars[0].parent / "seeds.json"
-        if seeds_json.is_file():
+        if os.path.lexists(seeds_json):
             found = _listed(seeds_json, found)
         self.keys = np.array([key for _, key, _ in found], dtype=str)
         self.tar_of = np.array([number for number, _, _ in found], dtype=np.int64)
@@ -75,6 +79,8 @@ class Tars:
         offset, size = map(int, self.spans[i, PARTS.index(part)])
         if offset < 0:
             raise EditsError(f"{tar}: {key} has no {what}")
+        if size > (most := MAX_JSON if part == "text" else MAX_IMAGE):
+            raise EditsError(f"{tar}: the {what} of {key} has {size:,} bytes; expected at most {most:,}")
         return EncodedImage(f"{tar}: the {what} of {key}", read_part(tar, offset, size, f"{what} of {key}"))
 
 
@@ -84,7 +90,7 @@ def part_of(name: str) -> tuple[str, str, str] | None:
     stem, _, tail = base.partition(".")
     role, _, ending = tail.lower().rpartition(".")
     key = folder + slash + stem
-    if ending in IMAGE_ENDINGS:
+    if f".{ending}" in ENDINGS:
         if not role and (numbered := NUMBERED.fullmatch(key)):
             key, role = numbered.groups()
         elif not role and folder:

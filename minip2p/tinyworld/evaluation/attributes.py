@@ -7,7 +7,6 @@ correct if all those of its scene are predicted and no extra thing is.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -96,32 +95,7 @@ def evaluate_classifier(
     }
 
 
-def report(evaluated: Mapping[str, Sequence[Prediction]]) -> str:
-    """Named sets of images as Markdown: a table that compares them, then the details of each."""
-    rows = [[name, len(results), *_percent(results)] for name, results in evaluated.items()]
-    summary = markdown(["held-out images", "number", "attributes correct", "all attributes correct"], rows)
-    return summary + "".join(f"\n\n{name}:\n\n{table(results)}" for name, results in evaluated.items())
-
-
-def table(results: Sequence[Prediction]) -> str:
-    """Accuracy for each attribute, as Markdown."""
-    rows = []
-    for name in WHOLE:
-        hits = [getattr(each.predicted, name) == getattr(each.scene, name) for each in results]
-        rows.append([name, len(hits), f"{np.mean(hits):.1%}"])
-    truths = [each.scene.attributes.things for each in results]
-    found = sum(len(truth & each.predicted.things) for truth, each in zip(truths, results, strict=True))
-    total = sum(map(len, truths))
-    attributes, whole = _percent(results)
-    extra = np.mean([bool(each.predicted.things - truth) for truth, each in zip(truths, results, strict=True)])
-    rows += [
-        ["colour and kind of a thing", total, f"{found / total:.1%}"],
-        ["**attributes**", sum(each.total for each in results), attributes],
-        ["**images with all attributes correct**", len(results), whole],
-        ["images with extra things", len(results), f"{extra:.1%}"],
-    ]
-    return markdown(["attribute", "number", "correct"], rows)
-
-
-def _percent(results: Sequence[Prediction]) -> list[str]:
-    return [f"{value:.1%}" for value in accuracy(results)]
+def table(evaluated: Mapping[str, Sequence[Prediction]]) -> str:
+    """Named sets of images as Markdown: how many attributes are correct, and how many images have all correct."""
+    rows = [[name, len(results), *(f"{x:.1%}" for x in accuracy(results))] for name, results in evaluated.items()]
+    return markdown(["held-out images", "number", "attributes correct", "all attributes correct"], rows)

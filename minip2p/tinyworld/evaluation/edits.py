@@ -16,10 +16,9 @@ from .common import held_out, markdown
 
 @dataclass(frozen=True)
 class EditResult:
-    """An edit, the model's image of it, whether `evaluate` finds it correct, and its PSNR to the target in dB."""
+    """An edit, whether `evaluate` finds a model's image of it correct, and its PSNR to the target in dB."""
 
     edit: Edit
-    image: Image.Image
     correct: bool
     psnr: float
 
@@ -52,7 +51,7 @@ def evaluate_editor(pipe: Pipeline, n: int = 200, *, steps: int = 30, **options)
     sources = [render(edit.source, pipe.config.sampling.resolution) for edit in edits]
     options = {"steps": steps, "batch_size": 25} | options
     images = pipe.edit(sources, [edit.instruction for edit in edits], **options)
-    return [EditResult(edit, image, *evaluate(image, edit, rng)) for edit, image in zip(edits, images, strict=True)]
+    return [EditResult(edit, *evaluate(image, edit, rng)) for edit, image in zip(edits, images, strict=True)]
 
 
 def table(results: list[EditResult]) -> str:

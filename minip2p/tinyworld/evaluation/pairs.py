@@ -3,7 +3,6 @@ pixels differ. The attribute classifier predicts what the images show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from ..scenes import Edit, loose_captions, render, sample_edit
 from .attributes import predict
 from .common import held_out, markdown
 
-CHANGES = {"thing": ("recolour", "replace", "add", "remove"), "scene": ("time", "setting", "medium")}
-"""what changes -> kinds of edits. Outside a changed thing all pixels can stay; a changed scene affects all of them.
-(Weather is left out: the classifier does not predict it.)"""
+KINDS = ("recolour", "replace", "add", "remove")
+"""of edits: outside a changed thing all pixels can stay"""
 OTHER_NOISE, DRAWN = "other noise", "as drawn"
 SHARES = tuple(round(0.1 * i, 1) for i in range(10))
 
@@ -43,7 +41,6 @@ def evaluate_pairs(
     classifier: AttributeClassifier,
     n: int = 200,
     *,
-    change: str = "thing",
     shares: Sequence[float] = SHARES,
     steps: int = 20,
     seed: int = 0,
@@ -51,9 +48,9 @@ def evaluate_pairs(
 ) -> list[PairResult]:
     """Pairs of the first n held-out edits at each share, then with different noise, then as drawn.
 
-    change: a key of CHANGES. options: of `pipe.generate_pair`.
+    options: of `pipe.generate_pair`.
     """
-    edits, captions = held_out_pairs(n, change)
+    edits, captions = held_out_pairs(n)
     sources, targets = map(list, zip(*captions, strict=True))
     options = {"steps": steps, "batch_size": 20, "output": "tensor"} | options
     results = []
@@ -70,13 +67,11 @@ def evaluate_pairs(
     return [*results, _measure(classifier, edits, DRAWN, *drawn)]
 
 
-def held_out_pairs(n: int, change: str = "thing") -> tuple[list[Edit], list[tuple[str, str]]]:
-    """The first n held-out edits that change a thing, or the scene, with the captions of source and target."""
-    if change not in CHANGES:
-        raise ValueError(f"unknown change {change!r}; expected one of {', '.join(CHANGES)}")
+def held_out_pairs(n: int) -> tuple[list[Edit], list[tuple[str, str]]]:
+    """The first n held-out edits of a thing, with the captions of source and target."""
 
     def sample(rng: np.random.Generator) -> Edit:
-        while (edit := sample_edit(rng)).kind not in CHANGES[change]:
+        while (edit := sample_edit(rng)).kind not in KINDS:
             pass
         return edit
 
@@ -98,25 +93,3 @@ def table(results: Sequence[PairResult]) -> str:
     """The results as Markdown."""
     rows = [[each.share, *(f"{x:.1%}" for x in (each.source, each.target, each.changed))] for each in results]
     return markdown(["share", "source correct", "target correct", "pixels changed"], rows)
-
-
-def plot(results: Sequence[PairResult]) -> Any:
-    """A figure of matplotlib: correct targets and changed pixels as functions of the share; dotted: other noise."""
-    from matplotlib.figure import Figure
-
-    shared = [each for each in results if not isinstance(each.share, str)]
-    other = next(each for each in results if each.share == OTHER_NOISE)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.subplots()
-    axes = (
-        (left, "target", "tab:blue", "targets correct (%)"),
-        (left.twinx(), "changed", "tab:red", "pixels changed (%)"),
-    )
-    for axis, name, colour, label in axes:
-        axis.plot([each.share for each in shared], [100 * getattr(each, name) for each in shared], "o-", color=colour)
-        axis.axhline(100 * getattr(other, name), color=colour, linestyle=":")
-        axis.set_ylim(bottom=0)
-        axis.set_ylabel(label, color=colour)
-    left.set_ylim(0, 100)
-    left.set_xlabel("fraction of steps with the source's self-attention (dotted: other noise, nothing shared)")
-    return figure

@@ -1,5 +1,6 @@
 """Training of the attribute classifier: a cross-entropy for every attribute of a scene."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,15 @@ class ClassifierData:
 class ClassifierStage:
     """The loss is the sum of the cross-entropies of an image's 3 + 9 answers."""
 
-    def __init__(self, config: ClassifierTraining, vae: AutoencoderKL | None, cache: Path, init_from: Files = ()):
-        """vae: decodes some of the images; None where `cache` has them already."""
+    def __init__(
+        self,
+        config: ClassifierTraining,
+        vae: AutoencoderKL | None,
+        cache: Path,
+        init_from: Files = (),
+        device: torch.device | str = "cpu",
+    ):
+        """vae: decodes some of the images; None is the shipped one, where `cache` does not have them already."""
         for name in ("settings", "times", "media", "kinds", "colours"):
             words, known = getattr(config.model, name), getattr(world, name.upper())
             if tuple(words) != known:
@@ -68,7 +76,8 @@ class ClassifierStage:
         self.config = config
         self.module = AttributeClassifier(config.model).to(memory_format=torch.channels_last)
         load_weights({"classifier": self.module} | ({} if vae is None else {"vae": vae}), init_from)
-        self.data = ClassifierData(config, *decode_scenes(vae, cache, config))
+        self.data = ClassifierData(config, *decode_scenes(vae, cache, config, device))
+        self.marks = {"decoded images": hashlib.sha256(self.data.decoded.contiguous().numpy().data).hexdigest()[:16]}
 
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         device = next(module.parameters()).device
@@ -96,23 +105,25 @@ class ClassifierStage:
 
 def make_classifier(config: ClassifierTraining, out: Path, init_from: Files, device: torch.device) -> ClassifierStage:
     """Images are decoded by the files' autoencoder, otherwise by the shipped one, unless they are cached in `out`."""
-    cache = out / "decoded.safetensors"
     file = next((each for each in map(checkpoints.read, init_from) if "vae" in each.parts), None)
-    vae = None
-    if config.decoded and (file or not cache.exists()):
-        file = file or checkpoints.read(shipped("editor"))
-        vae = build({"vae": file.config.vae}, config.train.seed)["vae"]
-        copy_weights(file, "vae", vae)
-        vae = vae.to(device)
-    return ClassifierStage(config, vae, cache, init_from)
+    vae = load_vae(file, device) if file and config.decoded else None
+    return ClassifierStage(config, vae, out / "decoded.safetensors", init_from, device)
+
+
+def load_vae(file: checkpoints.Loaded, device: torch.device | str) -> AutoencoderKL:
+    vae: AutoencoderKL = build({"vae": file.config.vae}, 0)["vae"]
+    copy_weights(file, "vae", vae)
+    return vae.to(device)
 
 
 @torch.inference_mode()
-def decode_scenes(vae: AutoencoderKL | None, cache: Path, config: ClassifierTraining) -> tuple[Tensor, Tensor]:
+def decode_scenes(
+    given: AutoencoderKL | None, cache: Path, config: ClassifierTraining, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """`config.decoded` scenes through the autoencoder, (n, 3, y, x) uint8, and their true answers (n, 3 + kinds).
 
-    Noise on the latents makes errors like a text-to-image model's. The images are cached in a file. ValueError without
-    an autoencoder, where they are not.
+    Noise on the latents makes errors like a text-to-image model's. The images are cached in a file. Without an
+    autoencoder the shipped one decodes them, where they are not.
     """
     n, seed, size = config.decoded, config.train.seed, config.model.size
     scenes = [sample_edit(np.random.default_rng([seed, i, 2])).target for i in range(n)]
@@ -121,18 +132,16 @@ def decode_scenes(vae: AutoencoderKL | None, cache: Path, config: ClassifierTrai
         return torch.zeros(0, 3, size, size, dtype=torch.uint8), truth
 
     def decode() -> dict[str, Tensor]:
-        if vae is None:
-            raise ValueError(f"{cache}: made with another config, and there is no autoencoder to make it again")
-        vae.eval()
-        device, generator, images = next(vae.parameters()).device, torch.Generator().manual_seed(seed), []
+        vae = (given or load_vae(checkpoints.read(shipped("editor")), device)).eval()
+        place, generator, images = next(vae.parameters()).device, torch.Generator().manual_seed(seed), []
         for i in tqdm(range(0, n, 50), desc="decoding scenes", unit="batch"):
-            z = vae.encode(render_batch(scenes[i : i + 50], size).to(device)).mode()
+            z = vae.encode(render_batch(scenes[i : i + 50], size).to(place)).mode()
             scale = config.latent_noise * torch.rand(len(z), 1, 1, 1, generator=generator) / vae.config.scaling_factor
-            z = z + (scale * torch.randn(z.shape, generator=generator)).to(device)
+            z = z + (scale * torch.randn(z.shape, generator=generator)).to(place)
             images.append((vae.decode(z).clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu())
         return {"pictures": torch.cat(images)}
 
-    weights = math.nan if vae is None else sum(p.double().sum().item() for p in vae.parameters())
+    weights = math.nan if given is None else sum(p.double().sum().item() for p in given.parameters())
     return cached(cache, [n, size, seed, config.latent_noise, weights], decode)["pictures"], truth
 
 

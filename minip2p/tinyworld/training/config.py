@@ -1,13 +1,17 @@
 """How the stages of the tiny world are trained: the library's configs with the settings of its data sets."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
-from ...training.config import DiffusionTraining, InstructionTraining, LanguageTraining, TrainConfig, check_least
+from pydantic import Field
+
+from ...schema import AtLeast0, Count, CountOrNone, Fraction, checked
+from ...training.config import DiffusionTraining, InstructionTraining, LanguageTraining, TrainConfig
 from ..classifier import ClassifierConfig
 from ..scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ClassifierTraining:
     """The attribute classifier, on images most of which are degraded like generated ones: cross-entropies."""
 
@@ -17,62 +21,58 @@ class ClassifierTraining:
         )
     )
     train: TrainConfig = field(default_factory=TrainConfig)
-    decoded: int = 6000
+    decoded: CountOrNone = 6000
     """images that are encoded and decoded by an autoencoder before training"""
-    decoded_fraction: float = 0.5
+    decoded_fraction: Fraction = 0.5
     """fraction of a batch that is taken from these; the others are rendered anew"""
-    latent_noise: float = 0.2
+    latent_noise: AtLeast0 = 0.2
     """largest standard deviation of noise on their latents, which have about unit variance"""
-    clean: float = 0.25
+    clean: Fraction = 0.25
     """fraction of the images that are not degraded"""
-    noise: float = 0.05
+    noise: AtLeast0 = 0.05
     """largest standard deviation of noise per pixel, and of blurred noise"""
-    tint: float = 0.06
+    tint: Fraction = 0.06
     """largest offset of a colour channel; its contrast changes by up to twice this"""
-    shift: int = 2
+    shift: Annotated[int, Field(ge=0, le=1000)] = 2
     """largest shift of a batch, in pixels"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class TinyDiffusionTraining(DiffusionTraining):
     """A denoiser, on edits of scenes, rendered and encoded before training, unless `data` names sets of pairs."""
 
-    sources: int = 10_000
+    sources: Count = 10_000
     """scenes"""
-    edits: int = 4
+    edits: Count = 4
     """edits of each scene; each is used in both directions"""
-    full_caption_steps: int = 0
+    full_caption_steps: CountOrNone = 0
     """of a text-to-image model: in the first steps, captions leave nothing open"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class SceneTexts:
     """Texts about scenes."""
 
-    scenes: int = 4
+    scenes: Annotated[int, Field(ge=1, le=1000)] = 4
     """captions of a text, each one edit after the one before"""
-    requests: float = 0.3
+    requests: Fraction = 0.3
     """fraction of texts that have no captions but instructions, each with its outcome"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class TinyLanguageTraining(LanguageTraining):
     """A language model from random weights, on texts about scenes."""
 
     texts: SceneTexts = field(default_factory=SceneTexts)
-    triplets: int = 700
+    triplets: Count = 700
     """triplets whose words the vocabulary knows, too"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class TinyInstructionTraining(InstructionTraining):
     """A language model on triplets of the tiny world, unless `data` names a table."""
 
-    triplets: int = 700
-    rehearsed: int = 0
+    triplets: Count = 700
+    rehearsed: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """rows of texts about scenes that are added to each batch, so that the model does not forget them"""
     texts: SceneTexts = field(default_factory=SceneTexts)
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_least(self, triplets=1, rehearsed=0)

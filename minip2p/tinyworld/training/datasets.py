@@ -1,5 +1,6 @@
 """Data of the tiny world, drawn at random: images, captioned images, edits and their latents, texts, triplets."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
@@ -100,9 +102,12 @@ def cached(path: Path, key: list[float], make: Callable[[], dict[str, Tensor]]) 
     """
     ours = torch.tensor(key, dtype=torch.float64)
     if path.exists():
-        found = load_file(path)
-        if ((found["key"] == ours) | ours.isnan()).all():
-            return found
+        try:
+            found = load_file(path)
+            if ((found["key"] == ours) | ours.isnan()).all():
+                return found
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            tqdm.write(f"{path} is damaged ({type(error).__name__}) and is made again", file=sys.stderr)
     made = make()
     write_safetensors(path, {"key": ours} | made, {})
     return made

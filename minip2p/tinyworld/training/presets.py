@@ -13,6 +13,7 @@ TRAIN = TrainConfig(
     betas=(0.9, 0.99),
     warmup=100,
     decay="cosine",
+    clip=1.0,
     ema=0.995,
     save_every=500,
     preview_every=500,
@@ -48,6 +49,8 @@ EDITOR = TinyDiffusionTraining(
     flip=0.0,  # captions say "on the left"
     preview_scales=(1.0, 1.25, 1.5),
     train=replace(TRAIN, steps=5400, warmup=500, ema=0.999, preview_every=1000),
+    draw="pairs",
+    times="uniform",
     timestep_power=2.0,
     change_weight=3.0,
     train_text=True,
