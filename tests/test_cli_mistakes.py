@@ -136,3 +136,15 @@ def test_advice_on_memory_names_options_that_the_verb_has(verb, capsys):
     assert main([verb, "--help"]) == 0
     known = capsys.readouterr().out
     assert all(word in known for word in re.findall(r"--[\w-]+", LESS_MEMORY[verb]))
+
+
+@pytest.mark.parametrize("length", [10, 2000, 2001, 100_000])
+def test_an_error_is_printed_up_to_a_length(length, capsys):
+    """A name or a word of a file may be of any length."""
+    for words in (
+        ["info", "--weights", "x" * length],
+        ["edit", "--input", "x" * length, "--edit", "a", "--output", "b"],
+    ):
+        assert main(words) == 2
+        printed = capsys.readouterr().err
+        assert "x" * 10 in printed and len(printed) < 4500 and "Traceback" not in printed

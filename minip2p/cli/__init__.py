@@ -60,6 +60,8 @@ examples
   minip2p show night.png
   minip2p pair --prompt "a red cat at night" --edited-prompt "a red boat at night" --output pair.png
   minip2p edit --help"""
+LONGEST = 2000
+"""letters of an error that are printed: a file may hold a word of any length"""
 PACKAGE = str(Path(__file__).parent.parent)
 
 
@@ -127,10 +129,14 @@ def in_words(error: Exception, verb: str = "") -> str | None:
     if isinstance(error, MemoryError) or not ours and any(each in str(error).lower() for each in OUT_OF_MEMORY):
         return f"out of memory; try {LESS_MEMORY.get(verb, 'a machine with more')}"
     if isinstance(error, OSError) and error.strerror:
-        return ": ".join(str(part) for part in (error.filename, error.strerror.lower()) if part)
+        return ": ".join(_cut(str(part)) for part in (error.filename, error.strerror.lower()) if part)
     if isinstance(error, (ValueError, OSError)) and _raised_here(error):
-        return " ".join(str(error).split())
+        return _cut(" ".join(str(error).split()))
     return None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} letters)"
 
 
 def _raised_here(error: Exception) -> bool:

@@ -44,14 +44,15 @@ def as_pairs(merges: Iterable[str], file: Path) -> tuple[Pair, ...]:
     pairs = tuple(tuple(merge.split(" ")) for merge in merges)
     for i, pair in enumerate(pairs):
         if len(pair) != 2:
-            raise ValueError(f"{file}: merge {i + 1} joins {pair}, where two symbols were expected")
+            raise ValueError(f"{file}: merge {i + 1} joins {schema.shown(pair)}, where two symbols were expected")
     return pairs
 
 
 def check(bpe: Any) -> None:
     """Raise ValueError for fields that do not fit together."""
     if missing := [token for token in (*bpe.lifted, *map("".join, bpe.merges)) if token not in bpe.vocab]:
-        raise ValueError(f"the vocabulary lacks {missing[0]!r}, which is a special token or made by a merge")
+        name = schema.shown(missing[0])
+        raise ValueError(f"the vocabulary lacks {name}, which is a special token or made by a merge")
     special = {bpe.vocab[token] for token in bpe.lifted}
     for name in ("bos", "eos", "pad"):
         if getattr(bpe, name) not in special:
