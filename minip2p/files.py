@@ -6,6 +6,7 @@ And locks of folders, and JSON objects, read with an error that names the file.
 import ctypes
 import errno
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,7 +21,6 @@ from typing import Any
 import pydantic_core
 
 from .regular import read_regular
-from .regular import require_regular as require_regular
 
 try:
     import fcntl
@@ -78,10 +78,17 @@ def parse_json(data: bytes | str, name: str, error: type[ValueError] = ValueErro
         values = pydantic_core.from_json(text.removeprefix("\ufeff"), allow_inf_nan=False)
     except ValueError as reason:
         raise error(f"{name}: not JSON ({' '.join(str(reason).split())})") from None
+    if not _is_finite(values):  # 1e999
+        raise error(f"{name}: holds numbers that are not finite")
     if not isinstance(values, kind):
         what = {dict: "an object", list: "a list"}[kind]
         raise error(f"{name}: expected {what}, found a {type(values).__name__}")
     return values
+
+
+def _is_finite(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (not isinstance(value, float) or math.isfinite(value)) and all(map(_is_finite, inner))
 
 
 def write_content(path: Path, content: bytes | Mapping[str, bytes]) -> None:

@@ -56,7 +56,7 @@ class TokenizerConfig:
     pad_token: Special = None
     added_tokens_decoder: dict[Annotated[str, Field(pattern="^[0-9]{1,8}$")], AddedToken] | None = None
     model_max_length: float | None = None
-    """1e30 for "not said" """
+    """1e30 stands for none"""
 
 
 @foreign

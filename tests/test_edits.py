@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers_pairs import write_pair_unit
+from helpers_pairs import split_of, write_pair_unit
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,7 +22,7 @@ from minip2p.data.inspect import Inspection, difference
 from minip2p.data.layouts.table import open_table
 from minip2p.data.layouts.webdataset import part_of
 from minip2p.data.pair_files import AUTHORS, PairUnit, unit_name
-from minip2p.data.split import split, split_of
+from minip2p.data.split import split
 from minip2p.tinyworld.scenes import render, sample_edit
 
 COUNT = 5

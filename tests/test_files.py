@@ -132,6 +132,7 @@ def test_a_lock_ends_with_its_process_and_not_with_a_child_of_it(tmp_path):
         (b'{"a": ' * 1000 + b"1" + b"}" * 1000, "not JSON .recursion limit exceeded"),
         (b'{"a": NaN}', "not JSON"),
         (b'{"a": [-Infinity]}', "not JSON"),
+        (b'{"a": [1e999]}', "holds numbers that are not finite"),
         (b'{"a": ' + b"9" * 9999 + b"}", "not JSON"),
         (b'{"a": "\xff"}', "not JSON"),
         (b'{"a": "\\ud800"}', "not JSON"),

@@ -27,7 +27,7 @@ MAY_SEE = {
     "text": {"config", "schema", "files", "tokenizer_files"},
     "data": {"config", "schema", "files", "regular"},
     "control": {"nn", "text"},
-    "checkpoints": {"config", "schema", "files", "tokenizer_files"},
+    "checkpoints": {"config", "schema", "files", "regular", "tokenizer_files"},
     "pipeline": PARTS,
     "loading": PARTS | {"pipeline"},
     "evaluation": RUN,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_pairs
+from helpers_pairs import split_of
 from helpers_training import FEW, ROOT, begin, config_of, env, equal, finish, log_of, make_stage, states
 from PIL import Image
 
@@ -24,7 +25,7 @@ from minip2p.cli.train import parse_mixture
 from minip2p.config import override, words_of
 from minip2p.data.edits import Edits, open_edits
 from minip2p.data.images import to_tensor
-from minip2p.data.split import split, split_of
+from minip2p.data.split import split
 from minip2p.loading import shipped
 from minip2p.models.vae import AutoencoderKL
 from minip2p.tinyworld.scenes import render, sample_edit

@@ -31,7 +31,7 @@ MOST_YAML = 1 << 20
 
 
 def words_of_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], notes: list[str]) -> Words:
-    """All that is said; where two sources differ, the file's own comes first, and a note says so.
+    """All words that the sources give; where two differ, the file's own comes first, and a note names both.
 
     Raises CheckpointError for what our networks and samplers do not support.
     """

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import files
+from ..regular import require_regular
 from . import foreign
 from .torch_files import read_torch
 
@@ -54,7 +55,7 @@ def open_weights(path: Path) -> Weights:
     Raises CheckpointError for anything else, and FileNotFoundError for a missing file.
     """
     path = Path(path)
-    files.require_regular(path, CheckpointError)
+    require_regular(path, CheckpointError)
     with path.open("rb") as file:
         index = ".index." in path.name and file.read(1) == b"{"
     if not index and (shard := re.search(r"-\d+-of-(\d+)\b", path.name)):
@@ -64,7 +65,7 @@ def open_weights(path: Path) -> Weights:
 
 
 def _open_file(path: Path) -> Weights:
-    files.require_regular(path, CheckpointError)
+    require_regular(path, CheckpointError)
     with path.open("rb") as file:
         start = file.read(512)
     try:

@@ -103,8 +103,8 @@ def _read_original(path: Path, weights: Weights, ema: bool, config: Config | Non
     if config is None and "minip2p" in weights.metadata:
         loaded = _with_header(loaded, Config, weights.metadata)
     if loaded.config is None:
-        said = words_of_file(path, tensors, weights.metadata, loaded.notes)
-        loaded.config = _with_words(path, _guess_config(path, tensors, vae, text, loaded.notes, said), said)
+        described = words_of_file(path, tensors, weights.metadata, loaded.notes)
+        loaded.config = _with_words(path, _guess_config(path, tensors, vae, text, loaded.notes, described), described)
     c = loaded.config
     used = set()
     for part, to in pipeline_links(c, "original", openclip=sd2, vae=vae).items():
@@ -130,7 +130,9 @@ def _averaged(path: Path, tensors: dict[str, Tensor], to: list[Link], ema: bool)
     return tensors | chosen, set(averages.values())
 
 
-def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, notes: list[str], said: Words) -> Config:
+def _guess_config(
+    path: Path, tensors: dict[str, Tensor], vae: str, text: str, notes: list[str], described: Words
+) -> Config:
     """A config from the tensors' shapes; parts that the file lacks keep their defaults. A note says what is assumed."""
     sd2 = text == OPENCLIP
     found = {}
@@ -150,7 +152,7 @@ def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, n
         except ValueError as error:
             raise CheckpointError(f"{path}: {part}.{error}, which its tensors do not fit; give its config=") from None
     config = Config(**found)
-    if "unet" in found and config.unet.linear_projection and "schedule.prediction" not in said:
+    if "unet" in found and config.unet.linear_projection and "schedule.prediction" not in described:
         notes.append(
             f"{path}: the file does not say whether it predicts eps or v; eps was assumed "
             "(Stable Diffusion 2 for 768 px has schedule.prediction = v, sampling.resolution = 768)"
@@ -163,15 +165,15 @@ def _guess_config(path: Path, tensors: dict[str, Tensor], vae: str, text: str, n
     return config
 
 
-def _with_words(path: Path, config: Config, said: Words) -> Config:
+def _with_words(path: Path, config: Config, described: Words) -> Config:
     """The config with what the file says of itself. Raises CheckpointError where its tensors contradict it."""
-    inputs = said.pop("unet.in_channels", config.unet.in_channels)
+    inputs = described.get("unet.in_channels", config.unet.in_channels)
     if inputs != config.unet.in_channels:
         raise CheckpointError(
             f"{path.with_suffix('.yaml')}: in_channels = {inputs}, but the UNet in {path.name} has "
             f"{config.unet.in_channels}: it is another model's"
         )
     try:
-        return override(config, *(f"{word}={value!r}" for word, value in said.items()))
+        return override(config, *(f"{word}={value!r}" for word, value in described.items()))
     except ValueError as error:
         raise CheckpointError(f"{path}: what it says of itself does not hold: {error}") from None

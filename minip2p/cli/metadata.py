@@ -6,7 +6,6 @@ file). `minip2p show --again` reads the metadata of a file and calls the same fu
 
 import io
 import json
-import math
 import platform
 import struct
 from pathlib import Path
@@ -131,16 +130,14 @@ def read(path: Path) -> dict:
     if not isinstance(text, str) or len(text) > LONGEST:
         raise ValueError(f"{path}: its metadata is no text of up to {LONGEST:,} letters")
     metadata = parse_json(text, f"{path}: its metadata")
-    if not _is_plain(metadata, DEEPEST):
-        raise ValueError(f"{path}: its metadata is nested over {DEEPEST} deep or holds numbers that are not finite")
+    if _is_deeper(metadata, DEEPEST):
+        raise ValueError(f"{path}: its metadata is nested over {DEEPEST} deep")
     return metadata
 
 
-def _is_plain(value: Any, levels: int) -> bool:
-    """Whether a value of JSON is nested at most so deep, and its numbers are finite."""
+def _is_deeper(value: Any, levels: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return finite and levels >= 0 and all(_is_plain(each, levels - 1) for each in inner)
+    return levels < 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def read_if_ours(path: Path) -> dict | None:

@@ -48,11 +48,6 @@ def split_groups(pairs: Sequence[tuple[str, str]], fractions: Sequence[float] = 
     return [[i for i, each in enumerate(found) if each == which] for which in range(len(bounds))]
 
 
-def split_of(group: str, fractions: Sequence[float] = SPLITS) -> int:
-    """The split of a group that is not divided, by number: it depends on the text alone and never changes."""
-    return _at(_place(group), _bounds(fractions))
-
-
 def _place(text: str) -> float:
     """A hash as a number from 0 to 1."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

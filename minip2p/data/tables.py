@@ -152,8 +152,8 @@ def _csv_rows(lines: Lines) -> Rows:
 def _table(lines: Lines) -> tuple[str, Iterator[list[str]]]:
     """What separates a table's values, and its header and rows."""
     first = next(filter(str.strip, lines), "")
-    if told := re.fullmatch(r'"?sep=(.)"?\s*', first):  # for Excel
-        separator, first = told[1], next(filter(str.strip, lines), "")
+    if stated := re.fullmatch(r'"?sep=(.)"?\s*', first):  # for Excel
+        separator, first = stated[1], next(filter(str.strip, lines), "")
     else:
         widths = {each: len(next(csv.reader([first], delimiter=each), [])) for each in SEPARATORS}
         separator = max(widths, key=widths.__getitem__)

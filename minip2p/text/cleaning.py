@@ -1,4 +1,4 @@
-"""What is done to a text before it is tokenized, and what is said of texts that are cut or read otherwise elsewhere."""
+"""What is done to a text before it is tokenized; warnings of texts that are cut, or that the authors' code repairs."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -58,5 +58,5 @@ def warn_of_cut(text: str, room: int, lost: str) -> None:
 def warn_of_repair(text: str) -> None:
     """A TextWarning for a text that ftfy changes, and with it what the authors' environment makes of a seed."""
     if found := REPAIRED.search(text):
-        said = f"the text {text!r:.60} has {found[0]!r}, which the authors' environment repairs by ftfy and today's"
-        warnings.warn(f"{said} tokenizers leave; text cleaning 'ftfy' does as the authors", TextWarning, stacklevel=3)
+        what = f"the text {text!r:.60} has {found[0]!r}, which the authors' environment repairs by ftfy"
+        warnings.warn(f"{what}; text cleaning 'ftfy' does the same", TextWarning, stacklevel=3)

@@ -120,8 +120,8 @@ def run_steps(stage: Stage, out: Path, resume: bool, accept_changes: bool, ranks
             total, norm = torch.stack([total, norm.to(total)]).tolist()  # waits for the device, once a step
             stopped, diverged = ranks.any(stops.asked, not math.isfinite(total + norm))
             if diverged:
-                figures = f"the loss is {total / len(parts):g}, the norm of its gradient {norm:g}"
-                raise ValueError(f"{figures} at step {step}; {last_state(out)}")
+                values = f"the loss is {total / len(parts):g}, the norm of its gradient {norm:g}"
+                raise ValueError(f"{values} at step {step}; {last_state(out)}")
             optimizer.step()
             ema.update()
             last = step == c.steps
