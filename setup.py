@@ -22,7 +22,7 @@ EXTRAS = USE | {
         "pytest-xdist",
         "hypothesis",
         *ORACLES,
-        *(name for extra in ("data", "hub", "plot", "ray") for name in USE[extra]),
+        *(name for extra in ("data", "hub", "plot", "ray", "text") for name in USE[extra]),
     ],
     "dev": ["ruff", "mypy"],
     "all": sorted({name for names in USE.values() for name in names}),
