@@ -205,11 +205,12 @@ def override(config: T, *words: str) -> T:
             place = place.get(parent) if isinstance(place, dict) else None
         if not isinstance(place, dict) or last not in place:
             raise ValueError(f"unknown key {name!r}; at the top there are {', '.join(values)}")
-        place[last] = _literal(text.strip())
+        place[last] = literal(text.strip())
     return from_dict(type(config), values)
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A Python literal of values that JSON has; any other text as it is."""
     try:
         value = ast.literal_eval(text)
         json.dumps(value)

@@ -1,6 +1,5 @@
 """What the verbs that sample share: options, the grid, and how an image is made from its metadata and written."""
 
-import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +10,7 @@ from PIL import Image
 from tyro.conf import FlagCreatePairsOff, arg
 
 from ..data.picture_files import size_of
+from ..schema import literal
 from . import files, metadata
 from .arguments import OWN, Loading, Sampler, Spacing, Threads, optional, steps_bar
 from .printing import say
@@ -100,10 +100,7 @@ def parse_options(words: tuple[str, ...]) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"--sampler-options {word!r}: expected NAME=VALUE, e.g. eta=0.5")
-        try:
-            options[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[name] = text
+        options[name] = literal(text)
     return options
 
 
