@@ -117,7 +117,7 @@ class VAEConfig:
     blocks: Layers = 2
     norm: Name = "group"
     norm_groups: Width = 32
-    scaling_factor: Positive = 0.18215
+    scaling_factor: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.18215
     """latents times this have about unit variance, as the denoiser needs them"""
 
     def __post_init__(self):
@@ -203,7 +203,7 @@ class LlamaConfig:
     """None is width / heads"""
     feed_forward: Width = 11008
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    rope_theta: Positive = 10_000.0
+    rope_theta: Annotated[float, Field(ge=1, le=1e12)] = 10_000.0
     """base of the rotary positions' wavelengths"""
     window: Length | None = None
     """how many tokens back attention reaches, itself included (Mistral 7B 0.1: 4096); None is all"""

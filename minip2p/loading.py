@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from . import checkpoints
 from .checkpoints import CheckpointError, Loaded
-from .config import CLIPConfig, Config, LlamaConfig, TextConfig, override
+from .config import CLIPConfig, Config, LlamaConfig, TextConfig, VisionConfig, override
 from .diffusion import make_schedule
 from .models.clip import CLIP
 from .models.denoisers import build_denoiser
+from .models.dino import DINO
 from .models.llama import Llama
 from .models.text_encoder import TextEncoder
 from .models.vae import AutoencoderKL
 from .nn.blocks import Upsample
 from .pipeline import LanguageModel, Pipeline
+from .pipeline.graphs import compiling
 from .text.bpe import BPE
 from .text.pieces import Pieces
 
@@ -28,6 +30,7 @@ HOLDS = {
     Config: ("an editor or text-to-image model", "minip2p.load"),
     CLIPConfig: ("a CLIP", "minip2p.load_clip"),
     LlamaConfig: ("a language model", "minip2p.load_language_model"),
+    VisionConfig: ("a DINO", "minip2p.loading.load_dino"),
 }
 """class of a config -> what a checkpoint with it holds, and what reads it"""
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,24 +41,29 @@ def load(
     path: str | PathLike | None = None,
     *,
     device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = torch.float32,
+    dtype: str | torch.dtype | None = "auto",
     config: Config | Sequence[str] | None = None,
     tokenizer: Tokenizer | str | PathLike | None = None,
     text_cleaning: str | None = None,
     ema: bool = True,
     inference: bool = True,
+    graphs: bool = True,
+    compile: bool = False,
 ) -> Pipeline:
     """The pipeline of a checkpoint in any layout (`checkpoints.read`); without a path, the shipped tiny editor.
 
-    device: "auto" is CUDA, else MPS, else the CPU. dtype: a word of `DTYPES`, or a dtype; None keeps the file's; for
-    float32 on CUDA, PyTorch's own use of TF32 is switched off in this process (`place`). config: replaces the
-    checkpoint's, or overrides that change it ("schedule.prediction=v"). tokenizer: replaces the checkpoint's; or its
-    folder. text_cleaning: a word of `text.cleaning.CLEANINGS`, "ftfy" to repair texts as the authors' environment does;
-    None is the checkpoint's own, which is "none" unless it says otherwise. ema: use the averaged weights of a file that
-    has both. inference=False skips `prepare`: to train, or to convert.
+    device: "auto" is CUDA, else MPS, else the CPU. dtype: a word of `DTYPES`, or a dtype; None keeps the file's;
+    "auto" is float32, and on CUDA the half precision in which the card computes (`place`); for float32 on CUDA,
+    PyTorch's own use of TF32 is switched off in this process. config: replaces the checkpoint's, or overrides that
+    change it ("schedule.prediction=v"). tokenizer: replaces the checkpoint's; or its folder. text_cleaning: a word of
+    `text.cleaning.CLEANINGS`, "ftfy" to repair texts as the authors' environment does; None is the checkpoint's own,
+    which is "none" unless it says otherwise. ema: use the averaged weights of a file that has both. inference=False
+    skips `prepare`: to train, or to convert; "auto" is then float32. graphs: on CUDA, replay the denoiser's calls as
+    CUDA graphs, bit for bit the same. compile: compile the denoiser at its first call, for many pictures; what that
+    costs is in the pipeline's notes.
     Raises ValueError in one line that names the file or the option, FileNotFoundError if there is no checkpoint.
     """
-    device, dtype = place(device, dtype)
+    device, dtype = place(device, dtype if inference or dtype != "auto" else torch.float32)
     loaded = read(shipped("editor") if path is None else path, Config, config, ema)
     c = loaded.config
     if absent := [part for part in (c.denoiser, "vae", "text") if part not in loaded.parts]:
@@ -76,8 +84,9 @@ def load(
         if not isinstance(tokenizer, BPE):
             raise ValueError(f"text_cleaning {text_cleaning!r}: a tokenizer of your own cleans its texts itself")
         tokenizer = replace(tokenizer, cleaning=text_cleaning)
-    notes = (*loaded.notes, *_other_schedule(loaded))
-    return Pipeline(*networks.values(), tokenizer, c, provenance=loaded.provenance, notes=notes)
+    notes = (*loaded.notes, *_other_schedule(loaded), *([compiling(device)] if compile else []))
+    how = {"provenance": loaded.provenance, "notes": notes, "graphs": graphs and inference, "compile": compile}
+    return Pipeline(*networks.values(), tokenizer, c, **how)
 
 
 def _other_schedule(loaded: Loaded) -> Iterator[str]:
@@ -109,6 +118,17 @@ def load_clip(
     checkpoints.assign(clip, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
     clip.tokenizer = tokenizer_of(loaded, loaded.config.text)
     return prepare(clip)
+
+
+def load_dino(path: str | PathLike, *, device: str | torch.device = "cpu") -> DINO:
+    """A DINO: its authors' file (dino_vits16: dino_deitsmall16_pretrain.pth), or a folder of transformers' ViTModel."""
+    device, dtype = place(device, torch.float32)
+    loaded = read(path, VisionConfig)
+    with checkpoints.on_meta():
+        network = DINO(loaded.config)
+    tensors, names = loaded.parts["dino"], loaded.names["dino"]
+    checkpoints.assign(network, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
+    return prepare(network)
 
 
 def load_language_model(
@@ -201,22 +221,31 @@ def prepare(network: nn.Module) -> nn.Module:
 def place(device: str | torch.device, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype | None]:
     """The device and dtype that these words mean. Raises ValueError if this machine cannot use them.
 
+    "auto" is float32 on a CPU and on MPS; on CUDA bfloat16 where the card computes in it (Ampere and later), else
+    float16.
     On CUDA float32 means float32: PyTorch's switches for TF32, which hold for the process and of which it sets the
     convolutions' by itself, are set off, and on for the dtype "tf32".
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:1 or mps") from None
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda", "mps") or (found.type != "cuda" and found.index):
+        raise ValueError(f"unknown device {str(device)!r}; expected auto, cpu, cuda, cuda:1 or mps")
+    device = found
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(f"device {device}: PyTorch {torch.__version__} finds {found} CUDA GPUs here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device mps: PyTorch finds no Apple GPU here")
+    if dtype == "auto":
+        dtype = torch.float32
+        if device.type == "cuda":
+            dtype = torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if isinstance(dtype, str) and dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+        raise ValueError(f"unknown dtype {dtype!r}; there are auto, {', '.join(DTYPES)}")
     tf32, dtype = dtype == "tf32", DTYPES.get(dtype, dtype)
     if tf32 and device.type != "cuda":
         raise ValueError(f"dtype 'tf32' on {device}: only CUDA GPUs have it; use float32")

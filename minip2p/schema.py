@@ -37,7 +37,7 @@ Length = Annotated[int, Field(ge=1, le=100_000_000)]
 """tokens in a row"""
 LARGEST_SIDE = 8192
 Pixels = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
-Threads = Annotated[int, Field(ge=1, le=4096)]
+Threads = Annotated[int, Field(ge=1, le=512)]
 """of the CPU"""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rank = Annotated[int, Field(ge=0, le=2**16)]
@@ -46,8 +46,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 """a chance, a share or a weight: 0 to 1"""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """of a moving average"""
-Positive = Annotated[float, Field(gt=0)]
-AtLeast0 = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+AtLeast0 = Annotated[float, Field(ge=0, le=1e6)]
 Scale = Annotated[float, Field(ge=0, le=1000)]
 """of guidance"""
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -93,7 +93,8 @@ def foreign(kind: type[T]) -> type[T]:
 
     A field has our name, and theirs where that is another: `width: Width = theirs("hidden_size", 768)`.
     """
-    return pydantic.dataclasses.dataclass(kind, frozen=True, kw_only=True, config=STRICT | {"extra": "ignore"})
+    config = STRICT | {"extra": "ignore", "defer_build": True}  # until such a file is read
+    return pydantic.dataclasses.dataclass(kind, frozen=True, kw_only=True, config=config)
 
 
 def theirs(name: str, default: Any) -> Any:

@@ -55,11 +55,13 @@ CHANGES = {
 LOADED = (
     *(f"minip2p.cli.{verb}" for verb in ("edit", "generate", "sdedit", "pair", "invert", "attention", "show", "info")),
     *(f"minip2p.cli.{verb}" for verb in ("convert", "instructions", "pairs", "filter", "import_pairs", "check")),
-    *(f"minip2p.cli.{verb}" for verb in ("precompute", "train", "figures", "tiny.evaluate", "tiny.scene")),
+    *(f"minip2p.cli.{verb}" for verb in ("precompute", "evaluate", "train", "figures", "tiny.evaluate", "tiny.scene")),
     "minip2p.data.import_pairs",
     "minip2p.tinyworld.training.stages",
     "minip2p.training.memory",
     "datasets",
+    "matplotlib.font_manager",
+    *(f"matplotlib.backends.backend_{kind}" for kind in ("agg", "svg")),
     "torch._dynamo",
 )
 """what the server imports, so that no command has to"""

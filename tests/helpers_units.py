@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minip2p.datagen.units import Result, Work
+from minip2p.units import Result, Work
 
 NAMES = [f"{i:04d}" for i in range(12)]
 HEADER = {"steps": 2, "threads": None, "made_with": {"host": "any"}}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from minip2p.text.align import align, explain, positions, refinement, replacement, words
+from minip2p.text.align import align, positions, refinement, replacement, words
 from minip2p.text.bpe import BPE
 from minip2p.text.learn import learn_bpe
 from minip2p.text.vocabulary import EOS
@@ -80,13 +80,8 @@ def test_a_word_is_found_by_its_letters_whatever_its_case_and_what_stands_around
     assert len(positions(CLIP, "a photorealistically fine house", "photorealistically")) == 3
 
 
-def test_every_occurrence_or_the_one_asked_for():
-    prompt = "a cat and a cat and a category"
-    assert positions(CLIP, prompt, "cat") == [2, 5]
-    assert [positions(CLIP, prompt, "cat", i) for i in (0, 1)] == [[2], [5]]
-    for i in (2, -1):
-        with pytest.raises(ValueError, match=f"occurrence={i} of 'cat'.* 2 times; count from 0 to 1"):
-            positions(CLIP, prompt, "cat", i)
+def test_every_occurrence_is_found():
+    assert positions(CLIP, "a cat and a cat and a category", "cat") == [2, 5]
 
 
 def test_odd_unicode_is_found_as_it_is_meant():
@@ -138,8 +133,6 @@ def test_a_word_that_is_cut_off_is_an_error_unless_it_also_stands_earlier():
     with pytest.raises(ValueError, match="'dog' is cut off: only the first 3 tokens.* has 4; shorten it"):
         positions(short, "a cat, dog", "dog")
     with pytest.raises(ValueError, match="cut off"):
-        positions(short, "a cat, cat", "cat", 1)
-    with pytest.raises(ValueError, match="cut off"):  # half of it
         positions(short, "a photorealistically", "a photorealistically")
 
 
@@ -155,9 +148,6 @@ def test_equal_prompts_are_mapped_by_identities(tokenizer, prompt):
     assert torch.equal(replacement(tokenizer, prompt, prompt), torch.eye(m))
     assert torch.equal(mapper, torch.arange(m)) and torch.equal(alphas, torch.ones(m))
     assert mapper.dtype == torch.int64 and alphas.dtype == torch.float32
-    for how in ("replace", "refine"):
-        rows = explain(tokenizer, prompt, prompt, how).replace("edited prompt", "source").split("\n")[1:]
-        assert all(row[:8].strip() == row[8:16].strip() for row in rows if "cut off" not in row)
 
 
 def test_a_word_for_a_word_of_as_many_tokens_maps_one_to_one():
@@ -218,9 +208,8 @@ def test_a_replaced_map_keeps_its_sum_but_for_what_has_no_place(tokenizer, parts
 
 
 def test_replace_of_different_numbers_of_words_is_an_error_that_recommends_refine():
-    for how in (replacement, lambda *given: explain(*given, "replace")):
-        with pytest.raises(ValueError, match="'a cat' has 2 words and 'a red cat!' has 3; use refine"):
-            how(CLIP, "a cat", "a red cat!")
+    with pytest.raises(ValueError, match="'a cat' has 2 words and 'a red cat!' has 3; use refine"):
+        replacement(CLIP, "a cat", "a red cat!")
 
 
 def test_a_changed_word_that_is_cut_off_is_an_error_and_an_unchanged_one_is_not():
@@ -230,13 +219,6 @@ def test_a_changed_word_that_is_cut_off_is_an_error_and_an_unchanged_one_is_not(
             replacement(short, prompt, edited)
     mapper = replacement(short, "a cat sat", "the cat, sat")  # bos a cat sat eos -> bos the cat , eos
     assert mapper.nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [4, 4]]
-    assert explain(short, "a cat sat", "the cat, sat", "replace").split("\n")[1:] == [
-        "      1       1  a -> the",
-        "      2       2  cat",
-        "              3  + ,",
-        "      3          - sat",
-        "cut off at the end of the edited prompt: 1 of 4 tokens",
-    ]
 
 
 # --- Refine ----------------------------------------------------------------------------------------------------------
@@ -325,47 +307,3 @@ def test_of_a_cut_prompt_only_what_is_left_is_aligned():
     with pytest.raises(ValueError, match="cut off"):
         positions(BPE.clip(max_length=2), "a", "a")
     assert refinement(BPE.clip(max_length=2), "a", "b")[1].tolist() == [1, 1]
-
-
-# --- in words --------------------------------------------------------------------------------------------------------
-
-
-def test_an_alignment_can_be_printed():
-    assert explain(CLIP, "a red house, old", "a photorealistically HOUSE; old", "replace").split("\n") == [
-        " source  edited  word",
-        "      1       1  a",
-        "      2     2-4  red -> photorealistically",
-        "      3       5  house",
-        "      4       6  , -> ;",
-        "      5       7  old",
-    ]
-    assert explain(CLIP, "an old house by the sea", "a red house by the sea at night", "refine").split("\n") == [
-        " source  edited  token",
-        "      1          - an",
-        "      2          - old",
-        "              1  + a",
-        "              2  + red",
-        "      3       3  house",
-        "      4       4  by",
-        "      5       5  the",
-        "      6       6  sea",
-        "              7  + at",
-        "              8  + night",
-    ]
-    assert explain(CLIP, "", "", "refine") == " source  edited  token"
-    with pytest.raises(ValueError, match="how='swap'; an alignment is by 'replace' or by 'refine'"):
-        explain(CLIP, "a cat", "a dog", "swap")
-
-
-@few
-@given(TOKENIZERS, ANY_TEXT, ANY_TEXT)
-def test_the_printed_refinement_holds_each_token_of_both_rows_once(tokenizer, prompt, edited):
-    text = explain(tokenizer, prompt, edited, "refine")
-    rows = [line for line in text.split("\n")[1:] if "cut off" not in line]
-    assert all(c.isprintable() for row in rows for c in row)
-    mapper, alphas = refinement(tokenizer, prompt, edited)
-    for column, side in ((slice(7), prompt), (slice(8, 15), edited)):
-        kept = min(len(tokenizer.encode(side)), tokenizer.max_length - 2)
-        assert [int(row[column]) for row in rows if row[column].strip()] == [*range(1, kept + 1)]
-    pairs = [(int(row[8:15]), int(row[:7])) for row in rows if row[:7].strip() and row[8:15].strip()]
-    assert pairs == [(j, mapper[j].item()) for j in range(1, kept + 1) if alphas[j]]

@@ -3,7 +3,9 @@
 import json
 import pickle
 import random
+import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from unicodedata import normalize
 
@@ -238,3 +240,62 @@ def test_errors_are_in_the_users_words(clip, tiny, tmp_path):
         BPE.clip(max_length=1)
     with pytest.raises(ValueError, match="its tokenizer: merges is missing"):
         BPE.from_dict({"vocab": {}})
+
+
+# Hostile tokenizers and texts
+
+
+def quick(call, seconds=2.0):
+    """What it returns, in so many seconds of this process."""
+    started = time.process_time()
+    result = call()
+    assert time.process_time() - started < seconds
+    return result
+
+
+ODD = {
+    "many": [f"{i:x}\u00e9{'?*+('[i % 4]}" for i in range(49_000)],
+    "one letter": [chr(0x4E00 + i) for i in range(5000)],
+    "prefixes": ["a" * i + "b" for i in range(1, 100)],
+    "marks": ["a" + "\u0301" * i for i in range(1, 100)],
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_any_special_tokens_are_looked_for_at_once(clip, kind, cleaned):
+    """The longest at each place, in time that grows with the text alone."""
+    names = ODD[kind]
+    ids = {name: 50_000 + i for i, name in enumerate(names)}
+    lifted = dict(clip.lifted) | dict.fromkeys(names, cleaned)
+    bpe = quick(lambda: replace(clip, vocab=clip.vocab | ids, lifted=lifted))
+    text = f"{names[-1]} night{names[3]}" + 200 * "make it aaaaaaa?! "
+    found = [id for id in quick(lambda: bpe.encode(text)) if id >= 50_000]
+    assert {ids[names[-1]], ids[names[3]]} <= set(found)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 101, "\u0958" * 60])
+def test_a_special_token_has_some_letters(clip, name):
+    with pytest.raises(ValueError, match="expected 1 to 100 letters"):
+        replace(clip, vocab=clip.vocab | {name: 49_408}, lifted=dict(clip.lifted) | {name: True})
+
+
+@pytest.mark.parametrize("cleaning", ["none", "ftfy"])
+@pytest.mark.parametrize(
+    "text",
+    ["a" + "\u0301\u0323" * 5000, "\u201c" * 10_000, "\u00c3\u00a9" * 5000, "\u00c3\u00a9 \u201cx" * 2000]
+    + ["\u1100\u1161\u11a8" * 3000, "\uff21\ufb01" * 5000, "<|" * 5000, "e" + "\u0301" * 10_000],
+)
+def test_a_long_text_takes_time_in_proportion(clip, text, cleaning):
+    bpe = replace(clip, cleaning=cleaning)
+    spans = quick(lambda: bpe.offsets(text))
+    assert all(0 <= start < end <= len(text) for start, end in spans) and spans[-1][1] == len(text)
+
+
+@pytest.mark.slow
+def test_added_tokens_of_a_folder(clip, tmp_path):
+    clip.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({name: 50_000 + i for i, name in enumerate(ODD["many"])}))
+    bpe = quick(lambda: BPE.from_folder(tmp_path))
+    assert quick(lambda: bpe.encode(ODD["many"][77])) == [50_077]

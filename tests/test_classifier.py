@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import minip2p
 from minip2p import checkpoints
 from minip2p.tinyworld.classifier import AttributeClassifier, ClassifierConfig, load_classifier
-from minip2p.tinyworld.evaluation.attributes import Prediction, accuracy, evaluate_classifier, predict, table
+from minip2p.tinyworld.evaluation.attributes import accuracy, compare, evaluate_classifier, predict, table
 from minip2p.tinyworld.evaluation.common import held_out
 from minip2p.tinyworld.scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES, Thing, render, sample_scene
 from minip2p.tinyworld.training.classifier import answers
@@ -142,13 +142,6 @@ def test_a_classifier_file_is_loaded_strictly(fault, tmp_path):
 # ---- predictions, and their score
 
 
-@given(st.integers(0, 10_000))
-def test_a_scenes_own_attributes_are_all_correct(seed):
-    (scene,) = scenes_of(seed, 1)
-    result = Prediction(scene, scene.attributes)
-    assert result.correct == result.total == 3 + len(scene.things) and result.all_correct
-
-
 @settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_the_true_classes_give_the_scenes_attributes(seed):
@@ -169,8 +162,8 @@ def test_every_error_lowers_the_score_by_one(seed, data):
         "colour": truth.things - {thing} | {(next(c for c in COLOURS if c != thing[0]), thing[1])},
     }
     predicted = replace(truth, things=other[error]) if error in other else replace(truth, **{error: "no such"})
-    result = Prediction(scene, predicted)
-    assert (result.correct, result.total, result.all_correct) == (total - (error != "more"), total, False)
+    assert accuracy([(truth, truth)]) == (1, 1)
+    assert accuracy([(truth, predicted)]) == ((total - (error != "more")) / total, 0)
 
 
 def test_labels_are_the_indices_of_the_classes():
@@ -203,8 +196,8 @@ def test_other_inputs_are_refused(images):
 
 def test_the_accuracy_counts_correct_attributes():
     scenes = scenes_of(5, 40)
-    results = [Prediction(s, s.attributes) for s in scenes[:30]]
-    results += [Prediction(s, replace(s.attributes, time="never", things=frozenset())) for s in scenes[30:]]
+    results = [(s.attributes, s.attributes) for s in scenes[:30]]
+    results += [(s.attributes, replace(s.attributes, time="never", things=frozenset())) for s in scenes[30:]]
     things = [len(s.things) for s in scenes]
     attributes, whole = accuracy(results)
     assert whole == 0.75 and attributes == pytest.approx(1 - (10 + sum(things[30:])) / (120 + sum(things)))
@@ -241,7 +234,5 @@ def test_the_shipped_classifier_is_accurate_through_the_autoencoder(shipped):
 
 def test_the_shipped_classifier_is_accurate_on_larger_images(shipped):
     scenes = held_out("classifier", 40, sample_scene)[0]
-    attributes, _ = accuracy(
-        [Prediction(s, r) for s, r in zip(scenes, predict(shipped, [render(s, 128) for s in scenes]))]
-    )
+    attributes, _ = accuracy(compare(shipped, scenes, [render(s, 128) for s in scenes]))
     assert attributes >= 0.93

@@ -17,7 +17,9 @@ from helpers_cli import edit, files, pixels
 from PIL import Image
 
 import minip2p
+from minip2p import cores
 from minip2p.cli import main, metadata
+from minip2p.cli.arguments import limit_threads
 from minip2p.data import contact_sheet
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +107,41 @@ def test_small_networks_run_on_one_cpu_thread(monkeypatch):
     assert threads == {"usual": 1, "chosen": 2, "environment": 3}
     assert np.abs(pixels("usual.png").astype(int) - pixels("chosen.png")).max() <= 1, "they change only the rounding"
     assert edit("--threads", "0") == 2
+    assert main(["show", "usual.png", "--again", "--weights", "editor.safetensors", "--threads", "0"]) == 2
+
+
+def test_large_networks_run_on_all_free_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores, "free_cores", lambda: 7)
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    small, large = torch.nn.Linear(1000, 1000), torch.nn.Linear(20_000, 20_000, bias=False, device="meta")
+    for networks in ((small,), (large,), (small, large), (large, small)):
+        limit_threads(*networks)
+    limit_threads(large, threads=3)
+    assert chosen == [1, 7, 7, 7, 3]
+
+
+HEAVY = (
+    *("torchvision", "torch._dynamo", "torch._inductor", "torch.utils.tensorboard", "tensorboard", "sympy", "scipy"),
+    *("ray", "datasets", "pandas", "pyarrow", "matplotlib", "sentencepiece", "huggingface_hub", "ftfy"),
+    *("diffusers", "transformers", "peft", "accelerate", "PIL.PdfImagePlugin"),
+    *(f"minip2p.{room}" for room in ("training", "datagen", "evaluation", "tinyworld")),
+)
+"""modules that an edit does not need"""
+
+
+@pytest.mark.slow
+def test_an_edit_imports_nothing_that_it_does_not_need():
+    words = ["edit", "--input", "in.png", "--edit", "night", "--steps", "1", "--output", "out.png"]
+    words += ["--weights", "editor.safetensors"]
+    code = f"import gc, sys; from minip2p.cli import main; assert main({words}) == 0; "
+    code += "print(gc.isenabled(), gc.get_freeze_count() > 100_000, *sys.modules)"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    collects, frozen, *modules = done.stdout.split("\n")[1].split()
+    assert not set(HEAVY) & set(modules) and "torch" in modules
+    assert collects == frozen == "True", "torch's objects are left out of the search for garbage"
 
 
 # Many pictures

@@ -24,10 +24,11 @@ def attention(*words: str, text="make it night", output="out.png") -> int:
     return main(["attention", *given, "--output", output, "--steps", "2", *words])
 
 
-def cell(figure: np.ndarray, column: int, row: int, columns: int, rows: int, size=(192, 144), foot=figures.FOOT):
-    """Pixels of one heat map of a figure of one block, counted from its right and lower border."""
-    x = figure.shape[1] - contact_sheet.MARGIN - (columns - column) * (size[0] + contact_sheet.GAP) + contact_sheet.GAP
-    y = figure.shape[0] - contact_sheet.MARGIN - (rows - row) * (size[1] + foot + contact_sheet.GAP) + contact_sheet.GAP
+def cell(figure: np.ndarray, column: int, row: int, rows: int, size=(192, 144)):
+    """Pixels of one heat map of a figure of one block, counted from its left and lower border."""
+    x = contact_sheet.MARGIN + column * (size[0] + contact_sheet.GAP)
+    y = figure.shape[0] - contact_sheet.MARGIN - size[1]
+    y -= (rows - 1 - row) * (size[1] + contact_sheet.GAP + contact_sheet.HEAD + 20)
     return figure[y : y + size[1], x : x + size[0]]
 
 
@@ -46,8 +47,8 @@ def test_the_figure_is_the_record_over_the_edited_picture(capsys):
         for j, (shape, size) in enumerate((((24, 32), None), ((6, 8), (6, 8)), ((3, 4), (3, 4)))):
             values = record.word(tokens, shape, size)[0].numpy()
             expected = figures.overlay(large, values / values.max(), smooth=size is None)
-            assert (cell(figure, i, j, 3, 3) == np.asarray(expected)).all(), (word, size)
-    left = figure[:, contact_sheet.MARGIN : contact_sheet.MARGIN + 192]
+            assert (cell(figure, i, j, 3) == np.asarray(expected)).all(), (word, size)
+    left = figure[:, contact_sheet.MARGIN + 202 : contact_sheet.MARGIN + 202 + 192]
     assert sum((left[y : y + 144] == np.asarray(large)).all() for y in range(500)) == 1  # the edited picture itself
 
 
@@ -62,12 +63,12 @@ def test_words_and_phrases():
     rows = 1 + len(record.maps())
     for i, values in enumerate(maps):
         expected = np.asarray(figures.overlay(large, values / values.max()))
-        assert (cell(pixels("out.png"), i, 0, 2, rows) == expected).all()
+        assert (cell(pixels("out.png"), i, 0, rows) == expected).all()
 
 
 def test_a_prompt_is_generated(capsys):
     assert attention("--prompt", "a red house, a blue house", "--resolution", "16") == 0
-    assert pixels("out.png").shape[1] >= 640
+    assert pixels("out.png").shape[1] > 3 * 192  # a, red, house
     seen = json.loads(Image.open("out.png").info["minip2p"])
     assert seen["prompt"] == "a red house, a blue house" and seen["text_scale"] == 7.5
     assert "input" not in seen and seen["weights"]["path"] == "text2image.safetensors"
@@ -76,7 +77,7 @@ def test_a_prompt_is_generated(capsys):
 
 def test_words_that_the_model_does_not_read_are_named(capsys):
     assert attention(text="make it night " * 6) == 0
-    assert "minip2p: note: the model reads 14 tokens at most; cut off: " in capsys.readouterr().err
+    assert "is cut to 14 tokens; lost: " in capsys.readouterr().err
 
 
 def test_the_figure_holds_metadata():

@@ -1,4 +1,4 @@
-"""`minip2p pairs`: its options, what it prints, and that ranks of torchrun and Ray make what one process makes."""
+"""`minip2p pairs`: its options, what it prints, and that ranks of torchrun make what one process makes."""
 
 import json
 import os
@@ -22,6 +22,10 @@ def prompts(here, monkeypatch):
     """prompts.jsonl in the working directory, and no torchrun around."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+    write_prompts()
+
+
+def write_prompts() -> None:
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
 
@@ -95,8 +99,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_ranks_of_torchrun_and_workers_of_ray_make_what_one_process_makes(here, capsys, monkeypatch):
-    """Each rank reads its place from the environment; a worker loads its own networks, by paths that are relative."""
+def test_ranks_of_torchrun_make_what_one_process_makes(here):
+    """Each rank reads its place from the environment."""
     words = ["pairs", "--prompts", "prompts.jsonl", "--output", "two", *FEW]
     env = dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     Path("rank.py").write_text(RANK)
@@ -107,10 +111,3 @@ def test_ranks_of_torchrun_and_workers_of_ray_make_what_one_process_makes(here, 
     assert said == ["two: 2 pairs", "two: 4 pairs"]
     assert make(output="one") == 0
     assert contents(Path("two")) == contents(Path("one"))
-    pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    capsys.readouterr()
-    assert make("--engine", "ray", "--workers", "2", output="ray") == 0
-    assert capsys.readouterr().out.startswith("ray: 6 pairs, 6 passed, 3 candidates in ")
-    assert contents(Path("ray")) == contents(Path("one"))

@@ -6,14 +6,18 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import write_pairs
 from helpers_cli import edit, files, pixels
 from PIL import Image
 
+from minip2p.cli import TINY_VERBS, VERBS, main, metadata
 from minip2p.cli import edit as edit_verb
-from minip2p.cli import main, metadata
 from minip2p.cli.jobs import output_name, plan
 from minip2p.cli.printing import plain, say
+from minip2p.data.pair_files import AUTHORS
+from minip2p.tinyworld.scenes import sample_edit
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -150,21 +154,87 @@ def test_results_are_no_inputs(capsys):
         plan("p", "x", "p")
 
 
-@pytest.mark.parametrize("verb", ["edit", "generate", "sdedit", "pair", "invert", "attention", "tiny scene"])
-def test_foreign_files_are_kept(verb, capsys):
-    words = {
-        "edit": ["--input", "in.png", "--edit", "x", "--weights", "editor.safetensors"],
-        "tiny scene": [],
-        "pair": ["--prompt", "x", "--edited-prompt", "x"],
-    }.get(verb, ["--prompt", "x"])
-    words += ["--input", "in.png"] if verb in ("sdedit", "invert") else []
-    Image.open("in.png").save("foreign.png")
-    Path("words.png").write_text("words")
-    before = Path("foreign.png").read_bytes()
-    for name in ("foreign.png", "words.png"):
-        assert main([*verb.split(), *words, "--output", name]) == 2
-        assert f"{name} is a file that minip2p did not make; to replace it, add --overwrite" in capsys.readouterr().err
-    assert Path("foreign.png").read_bytes() == before and Path("words.png").read_text() == "words"
+OUTPUTS = {
+    "edit": ("--output", "foreign.png", "--overwrite"),
+    "generate": ("--output", "foreign.png", "--overwrite"),
+    "sdedit": ("--output", "foreign.png", "--overwrite"),
+    "pair": ("--output", "foreign.png", "--overwrite"),
+    "invert": ("--output", "foreign.png", "--overwrite"),
+    "attention": ("--output", "foreign.png", "--overwrite"),
+    "show": ("--output", "foreign.png", "--overwrite"),
+    "check": ("--output", "foreign.png", "--overwrite"),
+    "tiny scene": ("--output", "foreign.png", "--overwrite"),
+    "filter": ("", "units/seeds.json", "--overwrite"),
+    "convert": ("--output", "foreign.png", None),
+    "instructions": ("--output", "words.jsonl", None),
+    "instructions ": ("--output words.jsonl", "words.run.json", None),
+    "instructions  ": ("--output words.jsonl", "words.refused.jsonl", None),
+    "import": ("--output out", "out/seeds.json", None),
+    "pairs": ("--output out", "out/run.json", None),
+    "evaluate": ("--output out", "out/summary.md", None),
+    "evaluate ": ("--output out", "out/figure.png", None),
+    "precompute": ("--output out", "out/precomputed.json", None),
+    "precompute ": ("--output out", "out/00000000.tar", None),
+    "train vae": ("--out out", "out/model.safetensors", None),
+    "train vae ": ("--out out", "out/config.json", None),
+    "train vae  ": ("--out out", "out/log.jsonl", None),
+    "tiny make-data": ("--output out", "out/report.md", None),
+    "tiny make-data ": ("--output out", "out/captions.txt", None),
+    "tiny rebuild": ("--output out", "out/editor.safetensors", None),
+}
+"""verb -> its output option, a foreign file that it would write over, and the option that allows it"""
+NEEDS = {
+    "edit": "--input in.png --edit x --weights editor.safetensors",
+    "sdedit": "--input in.png --prompt x",
+    "pair": "--prompt x --edited-prompt x",
+    "invert": "--input in.png --prompt x",
+    "show": "made.png --again",
+    "check": "units",
+    "filter": "units",
+    "convert": "--weights editor.safetensors",
+    "instructions": "--captions captions.txt",
+    "import": "--data units",
+    "pairs": "--prompts prompts.jsonl",
+    "precompute": "--data units",
+    "evaluate": "--data units --split all",
+}
+
+
+@pytest.mark.parametrize("verb", OUTPUTS)
+def test_no_verb_writes_over_a_foreign_file(verb, capsys):
+    """Neither before nor after its work: the file is as it was, and the line names it."""
+    option, name, allowed = OUTPUTS[verb]
+    write_pairs(Path("units"), [sample_edit(np.random.default_rng(0))], lambda scene: Image.open("in.png"))
+    Path("captions.txt").write_text("a red boat\n")
+    Path("prompts.jsonl").write_text('{"input": "a red boat", "edit": "make it blue", "output": "a blue boat"}\n')
+    assert edit(output="made.png", steps="1") == 0
+    foreign = Path(name)
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text('[["0000000", [7]]]')
+    option = option if " " in option or not option else f"{option} {name}"
+    command = f"{verb} {NEEDS.get(verb.strip(), '' if ' ' in verb.strip() else '--prompt x')} {option}".split()
+    before = files()
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert foreign.name in error and ("--overwrite" in error) == (allowed is not None), error
+    assert foreign.read_text() == '[["0000000", [7]]]' and files() == before
+
+
+def test_the_table_of_outputs_has_all_verbs():
+    without = {"info", "attention", "tiny", "tiny evaluate"}
+    verbs = {*VERBS, *(f"tiny {verb}" for verb in TINY_VERBS)} - without
+    assert verbs <= {verb.strip().removesuffix(" vae") for verb in OUTPUTS}
+
+
+@pytest.mark.parametrize("words", ["check units --output sheet.png", "filter units"])
+def test_what_is_ours_is_written_again(words):
+    write_pairs(Path("units"), [sample_edit(np.random.default_rng(0))], lambda scene: Image.open("in.png"))
+    Path("units/0000000/metadata.jsonl").write_text(json.dumps({"seed": 7} | dict.fromkeys(AUTHORS[1:], 0.5)))
+    foreign = Path("units/seeds.json" if "filter" in words else "sheet.png")
+    foreign.write_text("[]")
+    assert main(words.split()) == 2 and foreign.read_text() == "[]"
+    assert main([*words.split(), "--overwrite"]) == main(words.split()) == 0 and foreign.read_bytes() != b"[]"
 
 
 def test_foreign_files_are_replaced_where_asked_and_own_ones_always():

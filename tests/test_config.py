@@ -111,7 +111,7 @@ def test_a_config_is_a_plain_value():
         (DiTConfig, {"width": 36}, "width = 36: expected a multiple of 8"),
         (DiTConfig, {"heads": 7}, "heads = 7"),
         (VAEConfig, {"scaling_factor": float("inf")}, "scaling_factor = inf: expected a finite number"),
-        (VAEConfig, {"scaling_factor": 0}, "scaling_factor = 0: expected more than 0"),
+        (VAEConfig, {"scaling_factor": 0}, "scaling_factor = 0: expected at least 1e-06"),
         (VAEConfig, {"widths": (16, 32)}, "norm_groups = 32"),
         (VisionConfig, {"patch_size": 15}, "image_size = 224: expected a multiple of patch_size = 15"),
         (LlamaConfig, {"kv_heads": 5}, "kv_heads = 5: expected a divisor of heads = 32"),

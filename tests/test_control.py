@@ -371,8 +371,6 @@ def test_values_that_mean_nothing_are_refused(make, words):
         (LocalBlend("red"), "'red' is not in the prompt 'a blue house by the sea'"),
         (LocalBlend(("red", "green")), "'green' is not in the prompt 'a blue house by the sea'"),
         (LocalBlend("house", subtract="cat"), "'cat' is not in the prompt"),
-        (LocalBlend("house", size=5), "size 5: this network's maps are (y x) 6 x 8"),
-        (LocalBlend("house", size=2), "size 2: this network's maps are (y x) 6 x 8"),
     ],
 )
 def test_what_does_not_fit_the_run_is_refused_with_the_word_and_the_prompt(text2image, control, words):
@@ -471,10 +469,11 @@ def watch(blending, maps: dict[tuple[int, int], torch.Tensor], sigma: float = 14
 def test_a_words_mask_is_the_published_formula(seed, threshold, subtract_threshold):
     """Summed over calls, pooled, brought to the latents, over its maximum, cut, united; less the subtracted word's."""
     run, g = run_of(5, (RED, BLUE), (BLUE, RED), size=(12, 16)), torch.Generator().manual_seed(seed)
-    blend = LocalBlend("house", threshold=threshold, subtract="sea", subtract_threshold=subtract_threshold, size=(6, 8))
+    run = replace(run, map_sizes=((6, 8), (3, 4)))
+    blend = LocalBlend("house", threshold=threshold, subtract="sea", subtract_threshold=subtract_threshold)
     blending, calls = blend.bind(run), [torch.rand(4, 6, 8, 16, generator=g) ** 3 for _ in range(3)]
     for maps in calls:
-        watch(blending, {(12, 16): torch.rand(4, 12, 16, 16), (6, 8): maps, (3, 4): torch.rand(4, 3, 4, 16)})
+        watch(blending, {(6, 8): maps, (3, 4): torch.rand(4, 3, 4, 16)})
     actual = blending.masks(torch.zeros(4, 4, 12, 16))
 
     for n in range(2):
@@ -494,29 +493,22 @@ def test_a_words_mask_is_the_published_formula(seed, threshold, subtract_thresho
         assert set(actual.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_maps_are_chosen_by_their_true_size():
-    """The coarsest with a shorter side of 16 or more, else the finest; or the one that is asked for."""
+def test_maps_are_chosen_by_their_size():
+    """The coarsest of the network's with a shorter side of 16 or more, else the finest."""
 
-    def seen(latents, sizes, size=None):
-        blending = LocalBlend("house", size=size).bind(run_of(5, (RED, BLUE), size=latents))
+    def seen(*sizes):
+        run = replace(run_of(5, (RED, BLUE), size=sizes[0]), map_sizes=sizes)
+        blending = LocalBlend("house").bind(run)
         for _ in range(2):
             watch(blending, {each: torch.ones(2, *each, 16) for each in sizes}, branches=(0,))
-        return blending.seen, float(blending.sums.max() / len(positions(TOKENIZER, RED, "house")))
+        assert float(blending.sums.max()) == 2 * len(positions(TOKENIZER, RED, "house"))
+        return blending.size
 
-    down = [(64, 64), (32, 32), (16, 16), (8, 8)]
-    assert seen((64, 64), down) == ((16, 16), 2.0)
-    assert seen((64, 64), down[:2]) == ((32, 32), 2.0)
-    assert seen((96, 64), [(96, 64), (48, 32), (24, 16), (12, 8)]) == ((24, 16), 2.0)
-    assert seen((88, 40), [(88, 40), (44, 20), (22, 10)]) == ((44, 20), 2.0)
-    assert seen((8, 8), [(8, 8), (4, 4)]) == seen((8, 8), [(4, 4), (8, 8)])
-    assert seen((8, 8), [(8, 8), (4, 4)])[0] == (8, 8) and seen((8, 8), [(4, 4)])[0] == (4, 4)
-    assert seen((64, 64), down, size=8) == ((8, 8), 2.0) and seen((96, 64), [(48, 32), (24, 16)], size=(48, 32))[1] == 2
-    # in one call, both ways of the network
-    blending = LocalBlend("house").bind(run_of(5, (RED, BLUE), size=(64, 64)))
-    for each in (64, 32, 16, 8, 16, 32):
-        watch(blending, {(each, each): torch.ones(2, each, each, 16)})
-    assert blending.seen == (16, 16)
-    assert float(blending.sums[0].max()) == 2 * len(positions(TOKENIZER, RED, "house"))
+    assert seen((64, 64), (32, 32), (16, 16), (8, 8)) == (16, 16)
+    assert seen((64, 64), (32, 32)) == (32, 32)
+    assert seen((96, 64), (48, 32), (24, 16), (12, 8)) == (24, 16)
+    assert seen((88, 40), (44, 20), (22, 10)) == (44, 20)
+    assert seen((8, 8), (4, 4)) == (8, 8)
 
 
 def test_each_run_begins_anew(text2image):

@@ -1,5 +1,6 @@
 """Laws of the diffusion room: schedule, denoiser, guidance, samplers and noise."""
 
+import itertools
 import math
 
 import pytest
@@ -135,6 +136,38 @@ def test_an_unknown_word_is_refused_and_the_known_ones_are_listed():
 def test_impossible_schedules_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         BetaSchedule("linear", **wrong)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            {"steps": 100_000},
+            "steps = 100000 with betas from start = 0.00085 and end = 0.012: noise levels from 0.0292",
+        ),
+        ({"steps": 20_000, "kind": "linear"}, "steps = 20000"),
+        ({"start": 0.9, "end": 0.99}, "start = 0.9 and end = 0.99"),
+        ({"start": 1e-300, "end": 1e-300}, "start = 1e-300"),
+        ({"kind": "zero_snr", "prediction": "v", "steps": 50_000}, "steps = 50000"),
+        ({"kind": "flow", "shift": 1e9}, "shift = 1e\\+09"),
+        ({"kind": "flow", "shift": 1e-9}, "shift = 1e-09"),
+    ],
+)
+def test_noise_levels_that_float32_cannot_hold_are_refused_with_their_words(words, said):
+    with pytest.raises(ValueError, match=said):
+        make_schedule(ScheduleConfig(**words))
+
+
+@pytest.mark.parametrize("kind", [*BETAS, "flow"])
+@pytest.mark.parametrize("steps", [10, 1000, 4000])
+def test_what_is_not_refused_is_sampled_to_finite_numbers(kind, steps):
+    """From the noisiest levels, by every sampler and spacing."""
+    schedule = make_schedule(ScheduleConfig(kind=kind, steps=steps, prediction="v"))
+    for sampler, spacing in itertools.product(SAMPLERS, SPACINGS):
+        noise = Noise([0], (1, 2, 2))
+        sigmas = schedule.sigmas_for(5, spacing)
+        *_, last = get_sampler(sampler)(lambda z, sigma: z.tanh(), noise.start(sigmas[0]), sigmas, noise=noise)
+        assert last.z.isfinite().all()
 
 
 @pytest.mark.parametrize("n", [0, -3])

@@ -153,14 +153,12 @@ def test_local_blend_masks_by_its_maps(text2image):
     assert 0 < outside.float().mean() < 1 and difference(edited, plain) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["cross", "self"])
-def test_a_record_has_maps_of_its_patches(text2image, kind):
-    record = Record(kind=kind)
+def test_a_record_has_maps_of_its_patches(text2image):
+    record = Record()
     text2image.generate(RED, steps=2, size=(32, 24), control=[record], output="latent")
     ((size, maps),) = record.maps().items()
-    assert size == (3, 4) and maps.shape == (1, 16 if kind == "cross" else 12, 3, 4)
-    sums = maps.sum(1) if kind == "cross" else maps.sum((2, 3))
-    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
+    assert size == (3, 4) and maps.shape == (1, 16, 3, 4)
+    assert torch.allclose(maps.sum(1), torch.ones(1, 3, 4), atol=1e-5)
 
 
 def test_an_image_is_inverted(text2image):

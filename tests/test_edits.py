@@ -171,16 +171,6 @@ def test_of_a_tar_only_the_requested_pair_is_read(tmp_path):
     assert edits.files(2) == before and edits[2].instruction == PAIRS[2]["edit"]
 
 
-def test_seeds_json_beside_tars_lists_the_pairs(tmp_path):
-    write_tar(tmp_path / "a.tar", {k: v for i in range(COUNT) for k, v in members(i, "ours").items()})
-    put(tmp_path / "seeds.json", [["0000004", [104]], ["0000001", [101]]])
-    edits = open_edits(tmp_path)
-    assert [edits[i].instruction for i in range(len(edits))] == [PAIRS[4]["edit"], PAIRS[1]["edit"]]
-    put(tmp_path / "seeds.json", [["0000004", [5]]])
-    with pytest.raises(EditsError, match="'0000004-5' is in none of the tars"):
-        open_edits(tmp_path)
-
-
 @pytest.mark.parametrize(
     "name, place",
     [
@@ -298,7 +288,7 @@ def fake(monkeypatch, cells):
     return asked
 
 
-@pytest.mark.parametrize("cell", ["pil", "bytes", "path", "struct"])
+@pytest.mark.parametrize("cell", ["bytes", "path", "struct"])
 def test_a_hub_s_name_goes_to_the_library_and_pictures_come_in_any_form(tmp_path, monkeypatch, cell):
     monkeypatch.chdir(tmp_path)
     paths = iter(range(100))
@@ -308,12 +298,7 @@ def test_a_hub_s_name_goes_to_the_library_and_pictures_come_in_any_form(tmp_path
         image.save(name)
         return str(name)
 
-    forms = {
-        "pil": lambda image: image,
-        "bytes": stored,
-        "path": path,
-        "struct": lambda image: {"bytes": None, "path": path(image)},
-    }
+    forms = {"bytes": stored, "path": path, "struct": lambda image: {"bytes": None, "path": path(image)}}
     asked = fake(monkeypatch, columns("released", forms[cell]))
     check(open_edits("someone/pairs"))
     assert asked == [(("someone/pairs",), {})]

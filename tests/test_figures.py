@@ -33,31 +33,18 @@ def test_values_outside_are_clipped():
     assert (figures.heat(np.array([[-1.0, 0.0, 1.0, 2.0]]))[0] == figures.COLOURS[[0, 0, -1, -1]]).all()
 
 
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(16, 400))
-def test_cells_are_whole_multiples_of_small_pictures(width, height, most):
-    size = figures.map_size((width, height), most)
-    if max(width, height) <= most:
-        assert size[0] % width == size[1] % height == 0 and most <= max(size) < 2 * most
-    else:
-        assert max(size) == most
-
-
 LETTERS = st.text(st.characters(codec="latin-1", exclude_categories=["C"]), min_size=1, max_size=40)
 
 
 @settings(max_examples=15)
-@given(st.lists(LETTERS, min_size=1, max_size=20), st.integers(1, 3), st.integers(1, 2), st.booleans())
-def test_nothing_leaves_the_page(labels, rows, pictures, wide):
+@given(st.lists(LETTERS, min_size=1, max_size=20), st.integers(1, 3), st.booleans())
+def test_nothing_leaves_the_page(labels, rows, wide):
     """Whatever the words and their number, the margins stay white."""
     picture = Image.new("RGB", (48, 20) if wide else (20, 48), "black")
     ones = [np.ones((2, 3))] * rows
+    columns = [(label, ones) for label in labels]
     figure = figures.attention_figure(
-        " ".join(labels),
-        "below " * 20,
-        [("input", picture)] * pictures,
-        [("64 x 64", False)] * rows,
-        [(label, ones) for label in labels],
-        cell=50,
+        " ".join(labels), "below " * 20, {"a": picture}, [("64 x 64", False)] * rows, columns
     )
     page = np.asarray(figure.convert("L")).copy()
     assert page.min() < 128
@@ -79,11 +66,3 @@ def test_a_label_is_no_wider_than_its_cell(text, width):
     font = ImageFont.load_default(17)
     label, plain = contact_sheet.shortened(text, font, width), " ".join(text.split())
     assert font.getlength(label) <= width and (label == plain or plain.startswith(label.removesuffix("...")))
-
-
-@given(st.integers(1, 60))
-def test_columns_are_broken_evenly(n):
-    blocks = figures._blocks(n, figures.WIDEST)
-    lengths = [len(range(n)[block]) for block in blocks]
-    assert sum(lengths) == n and max(lengths) == lengths[0] <= figures.WIDEST
-    assert len(blocks) == -(-n // figures.WIDEST)

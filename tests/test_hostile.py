@@ -149,6 +149,7 @@ def described(case: Case, fault: str, more: str = "") -> str:
     return f"{fault}\n    {case.again}{more}\n    {words}\n    {'; '.join(case.damages)}"
 
 
+@pytest.mark.slow
 def test_nothing_hostile_does_harm(good, tmp_path):
     each = -(-TRIES // len(KINDS))
     found = [text for kind in KINDS for text in find(kind, range(each), good, tmp_path).values()]

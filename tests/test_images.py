@@ -266,9 +266,25 @@ def test_writing_rounds_or_truncates():
     x = torch.tensor([-1.0, 0.4999 / 255, 0.5001 / 255, 254.9 / 255, 2.0]).expand(3, 1, 5)
     assert np.asarray(from_tensor(x))[0, :, 0].tolist() == [0, 0, 1, 255, 255]
     assert np.asarray(from_tensor(x, truncate=True))[0, :, 0].tolist() == [0, 0, 0, 254, 255]
-    for bad in (torch.zeros(1, 3, 4, 4), torch.full((3, 2, 2), torch.nan)):
-        with pytest.raises(ValueError):
-            from_tensor(bad)
+    with pytest.raises(ValueError, match="shape"):
+        from_tensor(torch.zeros(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_picture(value):
+    """On every way from floats to a picture: one such value is enough."""
+    for dtype in (torch.float16, torch.float32, torch.float64, torch.bfloat16):
+        x = torch.zeros(3, 2, 2, dtype=dtype)
+        x[1, 0, 1] = value
+        with pytest.raises(ValueError, match="not finite"):
+            from_tensor(x)
+    for shape in ((2, 2), (2, 2, 3), (2, 2, 4)):
+        array = np.zeros(shape, np.float32)
+        array[0, 1] = value
+        with pytest.raises(ImageError, match="expected 0 to 1"):
+            open_image(array)
+    with pytest.raises(ImageError, match="expected 0 to 1"):
+        open_image(Image.fromarray(np.full((2, 2), value, np.float32)))
 
 
 @pytest.mark.parametrize(

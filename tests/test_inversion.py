@@ -21,6 +21,8 @@ from minip2p.diffusion import BetaSchedule, ddim
 from minip2p.models.unet import UNet
 from minip2p.pipeline import Progress, load_inversion, save_inversion
 
+pytestmark = pytest.mark.slow
+
 PROMPT, EDITED = "a red house", "a blue house"
 FEW = {"steps": 4, "inner": 2}
 

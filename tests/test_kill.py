@@ -27,6 +27,8 @@ WORK = {
     " --unit 1 --threads 1 --output out",
     "pairs": "pairs --prompts GOOD/prompts.jsonl --weights GOOD/text2image.safetensors --clip GOOD/clip.safetensors"
     " --steps 1 --samples 2 --threads 1 --image -1 --caption -1 --direction -1 --most 1 --size 32 --output out",
+    "evaluate": "evaluate --data GOOD/pairs --split all --n 2 --steps 1 --unit 1 --image-scales 1 --methods editor"
+    " --weights GOOD/editor.safetensors --clip GOOD/clip.safetensors --threads 1 --output out",
     "instructions": "instructions --captions GOOD/captions.txt --weights GOOD/llama --max-tokens 4 --retries 0"
     " --block 1 --threads 1 --output out.jsonl",
     "import": "import --table GOOD/own/edits.csv --output out",

@@ -14,8 +14,8 @@ from torch.nn.functional import linear
 from minip2p.config import LlamaConfig
 from minip2p.models.llama import Llama
 from minip2p.nn.lora import LoRA, add_lora, merged
-from minip2p.training.ema import EMA
 from minip2p.training.language import LORA_LAYERS
+from minip2p.training.step import EMA
 
 SMALL = LlamaConfig(vocab_size=40, max_length=32, width=24, layers=2, heads=4, kv_heads=2, feed_forward=40)
 ADDED = {"down", "up"}

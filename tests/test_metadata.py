@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from minip2p.cli import main, metadata
 from minip2p.cli.recorded import KINDS, checked
+from minip2p.schema import LARGEST_SIDE
 
 SHARED = {
     "steps": 2,
@@ -27,6 +28,7 @@ SHARED = {
         "config": [],
         "dtype": "float32",
         "text_cleaning": None,
+        "compile": False,
     },
     "made_with": {"device": "cpu"},
 }
@@ -268,13 +270,13 @@ def test_a_device_that_nobody_has_is_chosen_anew():
 
     asked = []
     source = SimpleNamespace(
-        load=lambda default, **how: asked.append(how["device"]) or SimpleNamespace(fingerprint="f")
+        load=lambda default, threads, **how: asked.append(how["device"]) or SimpleNamespace(fingerprint="f")
     )
     weights = {"ema": True, "config": (), "dtype": "float32", "fingerprint": "f"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(show, "Source", lambda **_: source)
         for device in ("cpu", "meta", "xla:0", "cuda:1"):
-            show._load(None, {"weights": weights, "made_with": {"device": device}}, "editor")
+            show._load(None, {"weights": weights, "made_with": {"device": device}}, "editor", None)
     assert asked == ["cpu", "auto", "auto", "cuda:1"]
 
 
@@ -285,3 +287,17 @@ def test_images_of_earlier_versions_can_be_made_again():
         if (found := metadata.read_if_ours(path)) and ("instruction" in found or found.get("verb") in KINDS):
             verbs[path.name] = checked(found, path.name)["verb"]
     assert len(verbs) >= 7 and set(verbs.values()) == {"edit", "pair", "invert"}
+
+
+@pytest.mark.parametrize(
+    "key, side", [("resolution", LARGEST_SIDE), ("size", LARGEST_SIDE), ("size", [LARGEST_SIDE, 64])]
+)
+def test_a_side_that_the_library_samples_is_made_again(key, side):
+    verb = "edit" if key == "resolution" else "generate"
+    assert checked(SHARED | {"verb": verb} | GOOD[verb] | {key: side}, "a.png")[key] in (
+        side,
+        tuple(side if isinstance(side, list) else ()),
+    )
+    for wrong in (LARGEST_SIDE + 1, 0, 64.5):
+        with pytest.raises(ValueError, match=key):
+            checked(SHARED | {"verb": verb} | GOOD[verb] | {key: wrong}, "a.png")

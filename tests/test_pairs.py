@@ -293,13 +293,13 @@ def table(tmp_path: Path, *rows, name="prompts.jsonl") -> Path:
     return tmp_path / name
 
 
-def test_ids_are_row_numbers_unless_the_rows_have_ids(tmp_path):
+def test_ids_are_row_numbers(tmp_path):
     assert read_prompts(table(tmp_path, *ROWS[:2], "", *ROWS[2:])) == PROMPTS
-    own = [{"caption": "a", "edit": "b", "output": "c", "id": i, "temperature": 0.7} for i in (12, 3)]
-    expected = [{"input": "a", "edit": "b", "output": "c", "temperature": 0.7, "id": i} for i in (12, 3)]
-    assert read_prompts(table(tmp_path, *own)) == expected
-    assert read_prompts(table(tmp_path, "id,input,edit,output", "7,a,b,c", name="p.csv")) == [
-        {"input": "a", "edit": "b", "output": "c", "id": 7}
+    more = [{"caption": "a", "edit": "b", "output": "c", "id": i, "temperature": 0.7} for i in (12, 3)]
+    expected = [{"input": "a", "edit": "b", "output": "c", "temperature": 0.7, "id": i} for i in (0, 1)]
+    assert read_prompts(table(tmp_path, *more)) == expected
+    assert read_prompts(table(tmp_path, "input,edit,output", "a,b,c", name="p.csv")) == [
+        {"input": "a", "edit": "b", "output": "c", "id": 0}
     ]
 
 
@@ -312,11 +312,6 @@ def test_ids_are_row_numbers_unless_the_rows_have_ids(tmp_path):
         ([ROWS[0], {"input": "a", "edit": "b"}], "line 2: 'output' is missing"),
         ([{"input": "a", "edit": " ", "output": "c"}], "line 1: 'edit' is \" \"; expected a text"),
         ([{"input": 3, "edit": "b", "output": "c"}], "line 1: 'input' is 3; expected a text"),
-        ([ROWS[0], ROWS[0] | {"id": 1}], "line 2: 'id' is there; expected it in all rows or in none"),
-        ([ROWS[0] | {"id": 1}, ROWS[0]], "line 2: 'id' is missing; expected it in all rows or in none"),
-        ([ROWS[0] | {"id": 1}, ROWS[0] | {"id": 1}], "line 2: 'id' 1 is that of line 1 too"),
-        ([ROWS[0] | {"id": -1}], "line 1: 'id' is -1; expected a whole number, 0 or more"),
-        ([ROWS[0] | {"id": True}], "line 1: 'id' is True"),
         (['{"input": "\\ud800", "edit": "b", "output": "c"}'], "line 1: 'input' holds half a character"),
         (['{"input": "a", "edit": "b", "output": "c", "by": ["\\ud800"]}'], "line 1: contains half a character"),
     ],
@@ -354,8 +349,6 @@ def test_mistakes_are_reported_before_anything_is_made(both, pipe, tmp_path):
         "'text-to-image' is needed": lambda: make(loading(pipe, both[1]), PROMPTS, FEW, out),
         "multiples of 8": lambda: make(loading(*both), PROMPTS, replace(FEW, size=33), out),
         "shard 2 of 2": lambda: make(loading(*both), PROMPTS, FEW, out, shard=(2, 2)),
-        "prompt 1: expected texts": lambda: make(loading(*both), [PROMPTS[0], {"input": "a", "id": 3}], FEW, out),
-        "of one id": lambda: make(loading(*both), [PROMPTS[0], PROMPTS[0]], FEW, out),
     }.items():
         with pytest.raises(ValueError, match=said):
             call()

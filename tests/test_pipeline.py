@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from minip2p.nn.blocks import Upsample
 from minip2p.pipeline.batching import finite
 from minip2p.text.bpe import BPE
 from minip2p.text.learn import learn_bpe
+from minip2p.training import stages
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
@@ -447,6 +449,16 @@ def test_float32_is_float32_on_cuda_and_tf32_is_a_word(monkeypatch, dtype, befor
         assert cudnn.allow_tf32 == matmul.allow_tf32 == after
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = was
+
+
+@pytest.mark.parametrize(
+    "device", ["meta", "xla", "vulkan", "xpu:0", "hpu", "mkldnn", "mps:1", "cpu:2", "cuda:-1", "CPU", "", 3.5, None]
+)
+def test_a_device_that_cannot_be_used_is_unknown(device):
+    with pytest.raises(ValueError, match="unknown device '.*'; expected auto, cpu, cuda, cuda:1 or mps"):
+        place(device, "float32")
+    with pytest.raises(ValueError, match="unknown device"):
+        stages.start(stages.STAGES["editor"], None, Path("nowhere"), device=device)
 
 
 def test_tf32_is_refused_where_there_is_none():

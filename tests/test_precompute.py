@@ -63,15 +63,15 @@ def edits(data) -> Edits:
     return open_edits(data)
 
 
-def vae_of(pipe):
-    return pipe.vae
+def itself(pipe):
+    return pipe
 
 
 def made(pipe, edits: Edits, out: Path, given: Settings = FEW, **how) -> list[str]:
     mark = read_texts(edits, how.get("skip_broken", False)).mark
     return [
         unit.name.removesuffix(".tar")
-        for unit in precompute(partial(vae_of, pipe), edits, given, out, data=mark, **how)
+        for unit in precompute(partial(itself, pipe), edits, given, out, data=mark, **how)
     ]
 
 
@@ -131,6 +131,9 @@ def test_tars_are_read_as_webdataset_reads_them(whole, edits):
         with tarfile.open(tar) as file:
             members = file.getmembers()
             assert {(m.mtime, m.uid, m.gid) for m in members} == {(0, 0, 0)}
+            names = [member.name for member in members]
+            states = [name for name in names if name.endswith(".text.npy")]
+            members = [member for member in members if member.name not in states]
             for text, array in zip(members[::2], members[1::2], strict=True):
                 key = text.name.removesuffix(".json")
                 assert array.name == f"{key}.npy" and tar.stem <= key
@@ -174,14 +177,15 @@ class Cropped:
 
 def test_the_loss_and_its_gradient_are_those_of_encoding_the_same_crops(edits, whole):
     stage = pairs_stage(config_of(whole), small_pipeline())
-    (stored,) = stage.data.examples.sets
+    (stored,), states = stage.data.examples.sets, stage.data.null_states
     pictures = Mixture(sets=[Cropped(stored, edits)], weights=[1.0], seed=0)
     for step in (0, 5):
         found = []
         for examples in (Mixture(sets=[stored], weights=[1.0], seed=0), pictures):
-            stage.data = replace(stage.data, examples=examples)
+            null = None if examples is pictures else states
+            stage.data = replace(stage.data, examples=examples, null_states=null)
             batch = stage.data.batch(step)
-            losses = stage.losses(stage.module, batch)
+            losses = stage.losses(stage.module, stage.inputs(batch))
             gradients = torch.autograd.grad(losses.mean(), list(stage.module.parameters()), allow_unused=True)
             found.append((batch, losses, torch.cat([g.flatten() for g in gradients if g is not None])))
         (ours, a, da), (theirs, b, db) = found
@@ -207,8 +211,76 @@ def test_the_posterior_is_sampled_anew_in_each_epoch(pipe, edits, tmp_path):
     assert len({draw.numpy().tobytes() for draw in draws}) == len(draws)
     assert abs(float(draws.mean())) < 0.05 and abs(float(draws.std()) - 1) < 0.05
     batch = batches[0]
-    losses = [stage.losses(stage.module, replace(batch, posterior=x)) for x in (batch.posterior, -batch.posterior)]
+    draws = [replace(batch, posterior=x) for x in (batch.posterior, -batch.posterior)]
+    losses = [stage.losses(stage.module, stage.inputs(draw)) for draw in draws]
     assert (losses[0] != losses[1]).all()
+
+
+# The states of texts
+
+
+def test_the_states_of_a_text_are_the_text_encoders(pipe, whole, edits):
+    latents = Latents.open(whole)
+    for i in range(len(edits)):
+        states = latents.read_states(i)
+        assert states.dtype == torch.float16 and states.shape == (16, 32)
+        torch.testing.assert_close(
+            states.float(), pipe.encode_text([edits.text(i).instruction])[0], rtol=1e-3, atol=1e-3
+        )
+    names = [name for tar in sorted(whole.glob("*.tar")) for name in tarfile.open(tar).getnames() if "text" in name]
+    assert names == [f"{i:08}.text.npy" for i in range(7)]
+
+
+def test_pairs_of_one_instruction_share_its_states(pipe, tmp_path):
+    edits = open_edits(write_set(tmp_path / "data", ["a", "b", "a", "b", "a"], [(33, 32)]))
+    made(pipe, edits, tmp_path / "set", ONE)
+    latents = Latents.open(tmp_path / "set")
+    assert len(set(latents.where[:, 2].tolist())) == 2 and len(set(latents.where[:, 1].tolist())) == 5
+    assert torch.equal(latents.read_states(0), latents.read_states(4))
+    assert not torch.equal(latents.read_states(0), latents.read_states(1))
+
+
+def test_training_reads_states_and_drops_to_the_null_texts(whole):
+    stage = pairs_stage(config_of(whole, dropout=0.2), small_pipeline())
+    seen = set()
+    for n in range(6):
+        batch = stage.data.batch(n)
+        inputs = stage.inputs(batch)
+        assert batch.text.dtype == torch.float16 and inputs.text.dtype == torch.float32
+        torch.testing.assert_close(inputs.text, stage.pipe.encode_text(batch.texts), rtol=1e-3, atol=1e-3)
+        seen |= set(batch.texts)
+    assert "" in seen and len(seen) > 2
+    again = pickle.loads(pickle.dumps(stage.data)).batch(0)
+    assert torch.equal(again.text, stage.data.batch(0).text)
+    assert [each.states is not None for each in stage.held_out] == [True] * len(stage.held_out)
+
+
+def test_states_of_another_text_encoder_or_of_one_that_learns_are_not_read(whole, pipe, edits, tmp_path):
+    other = small_pipeline()
+    with torch.no_grad():
+        other.text_encoder.token.weight += 0.1
+    made(pipe, edits, tmp_path, replace(FEW, texts=False))
+    assert "text" not in Latents.open(tmp_path).header and set(Latents.open(tmp_path).where[:, 2]) == {-1}
+    for config, networks in (
+        (config_of(whole), other),
+        (config_of(whole, train_text=True), small_pipeline()),
+        (config_of(tmp_path), small_pipeline()),
+        (config_of(whole, tmp_path, weights=(1.0, 1.0)), small_pipeline()),
+    ):
+        stage = pairs_stage(config, networks)
+        batch = stage.data.batch(0)
+        assert torch.equal(batch.text, networks.tokenizer(batch.texts)) and stage.data.null_states is None
+        if not config.train_text:
+            states = networks.encode_text(batch.texts)
+            torch.testing.assert_close(stage.inputs(batch).text, states, rtol=1e-4, atol=1e-5)
+
+
+def test_states_that_are_not_finite_are_not_written(edits, tmp_path):
+    broken = small_pipeline()
+    with torch.no_grad():
+        broken.text_encoder.norm.bias.fill_(1e6)
+    with pytest.raises(ValueError, match="its text's states are not finite in float16; encode without texts"):
+        made(broken, edits, tmp_path)
 
 
 def test_all_variants_are_seen(whole):
@@ -255,7 +327,7 @@ def test_shards_and_order_change_no_byte(edits, whole, tmp_path):
         out = tmp_path / f"{len(shards)}"
         for shard in shards:
             making = precompute(
-                partial(vae_of, small_pipeline()), edits, FEW, out, data=read_texts(edits, False).mark, shard=shard
+                partial(itself, small_pipeline()), edits, FEW, out, data=read_texts(edits, False).mark, shard=shard
             )
             next(making.units)
             making.units.close()
@@ -316,10 +388,12 @@ def stored(array: np.ndarray) -> bytes:
         lambda found: found | {"00000004.npy": found["00000004.npy"].replace(b"(4, 3, 4, 8, 8)", b"(9**9,4, 8,8) ,")},
         lambda found: found | {"00000004.json": b"[" * 100_000},
         lambda found: found | {"00000004.json": b'{"instruction": 3, "group": "a"}'},
+        lambda found: found | {"00000004.text.npy": stored(np.zeros((16, 33), np.float16))},
+        lambda found: {name: data for name, data in found.items() if name != "00000004.text.npy"},
         lambda found: {name: data for name, data in found.items() if name != "00000004.json"},
         lambda found: {name: data for name, data in found.items() if not name.startswith("00000004")},
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_a_tar_with_another_content_is_named_before_training(copy, change):
     rewrite(copy / "00000003.tar", change)
@@ -360,7 +434,7 @@ def test_latents_that_are_not_finite_are_not_written(edits, tmp_path, scale):
 
 
 def test_two_at_once_in_one_folder(pipe, edits, whole, tmp_path):
-    load, mark = partial(vae_of, pipe), read_texts(edits, False).mark
+    load, mark = partial(itself, pipe), read_texts(edits, False).mark
     first = precompute(load, edits, FEW, tmp_path, data=mark)
     next(first.units)
     for shard in ((0, 1), (1, 2)):

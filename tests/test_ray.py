@@ -1,23 +1,21 @@
 """Units made by the workers of a local Ray: the same bytes as those of one process, also if a worker is killed."""
 
 import os
-import signal
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
+import test_cli_pairs
 import test_datagen_instructions
-import test_pairs
 import test_precompute
 from conftest import contents, small_pipeline
 from helpers_units import HEADER, NAMES, work
 
+from minip2p import engines
 from minip2p.data.edits import open_edits
-from minip2p.datagen import engines, instruction_files, pairs
-from minip2p.datagen.engines import import_ray, run, start_ray
-from minip2p.datagen.units import Work
+from minip2p.datagen import instruction_files
+from minip2p.engines import import_ray, run, start_ray
 
 pytestmark = pytest.mark.slow
 
@@ -73,28 +71,14 @@ class Never:
         pass
 
 
-def killing_maker(mark: Path) -> pairs.PairMaker:
-    """A worker's networks. The first worker that makes a unit is killed in the middle of it."""
-
-    class Killed(pairs.PairMaker):
-        def make(self, name):
-            result = super().make(name)
-            if not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-    pipe, clip = test_pairs.models()
-    return Killed(pipe=pipe, clip=clip, prompts=test_pairs.PROMPTS, settings=test_pairs.FEW)
-
-
-def test_pairs_are_those_of_one_process_though_a_worker_is_killed(tmp_path, cluster):
-    test_pairs.made(test_pairs.models(), tmp_path / "one")
-    names = pairs.unit_names(test_pairs.PROMPTS)
-    load = partial(killing_maker, tmp_path / "killed")
-    made = list(run(Work(folder=tmp_path / "ray", names=names, load=load), engine="ray", workers=2))
-    assert contents(tmp_path / "ray") == contents(tmp_path / "one") and (tmp_path / "killed").exists()
-    assert [unit.counts for unit in made] == [{"pairs": 3, "passed": 3, "candidates": 2}] * 4
+def test_pairs_are_those_of_one_process(here, cluster, capsys):
+    """From the command line: a worker loads its own networks, by paths that are relative."""
+    test_cli_pairs.write_prompts()
+    for output, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", "2"))):
+        capsys.readouterr()
+        assert test_cli_pairs.make(*engine, output=output) == 0
+        assert capsys.readouterr().out.startswith(f"{output}: 6 pairs, 6 passed, 3 candidates in ")
+    assert contents(Path("ray")) == contents(Path("one"))
 
 
 def test_instructions_are_those_of_one_process(tmp_path, cluster):

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import signal
 import tarfile
 import time
@@ -99,7 +100,9 @@ def test_prompts_that_kept_nothing(tmp_path):
     put(tmp_path / "0000009" / "prompt.json", {"caption": "a", "edit": "b", "output": "c"})
     put(tmp_path / "0000010" / "prompt.json", {"caption": "a", "edit": "b", "output": "c"})
     put(tmp_path / "0000010" / "metadata.jsonl", "")
-    assert clip_filter.run(tmp_path).prompts == 5
+    with pytest.raises(ValueError, match="seeds.json is a list that minip2p filter did not make"):
+        clip_filter.run(tmp_path)
+    assert clip_filter.run(tmp_path, overwrite=True).prompts == 5
     assert json.loads((tmp_path / "seeds.json").read_text()) == [[f"{i:07}", [12 + i]] for i in range(3)]
     check(tmp_path)
 
@@ -232,7 +235,7 @@ def test_a_table_that_cannot_be_read_names_its_columns(images, name, data, said)
 
 
 def test_prompts_and_captions_are_read_from_the_same_kinds_of_tables(tmp_path):
-    expected = [{"input": "a", "edit": "b", "output": "c", "by": "me", "id": 7}]
+    expected = [{"input": "a", "edit": "b", "output": "c", "by": "me", "id": 0}]
     for name, text in (
         ("a.csv", "Original Prompt ;edit_prompt;Edited Prompt;by;id\na;b;c;me;7"),
         ("a.tsv", "caption\tedit\toutput\tby\tid\r\na\tb\tc\tme\t7.0"[:-2]),
@@ -305,6 +308,59 @@ def test_parquet_that_claims_more_than_it_holds(tmp_path, parquet):
         refused(lambda: open_edits(path), said)
     parquet(path, source=[], target=[], edit=[])
     refused(lambda: open_edits(path), "a set of no pairs")
+
+
+def repeated(value: bytes, n: int, kind: str = "binary"):
+    arrow = pytest.importorskip("pyarrow")
+    values = arrow.array([value], kind)
+    return arrow.DictionaryArray.from_arrays(arrow.array([0] * n, arrow.int32()), values)
+
+
+NOISE = random.Random(0).randbytes(3_000_000)
+PAGE, PLAIN = {"dictionary_pagesize_limit": 1 << 30}, {"use_dictionary": False}
+DELTA = PLAIN | {"column_encoding": {"source": "DELTA_BYTE_ARRAY"}}
+BOMBS = {
+    "a value 600 times": (lambda pa: repeated(NOISE, 600), PAGE),
+    "in a struct": (lambda pa: pa.StructArray.from_arrays([repeated(NOISE, 600)], ["bytes"]), PAGE),
+    "texts 600 times": (lambda pa: repeated("x" * 1_000_000, 600, "string"), PAGE),
+    "beginnings that are repeated": (lambda pa: [b"a" * 1_000_000 + str(i).encode() for i in range(100)], DELTA),
+    "zstd": (lambda pa: [bytes(70_000_000)], PLAIN | {"compression": "zstd"}),
+    "snappy": (lambda pa: [bytes(70_000_000)], PLAIN),
+    "a list of nothings": (lambda pa: pa.array([[None] * 8_000_000], pa.list_(pa.int64())), {}),
+    "lists in lists": (lambda pa: pa.array([[[]] * 8_000_000], pa.list_(pa.list_(pa.string()))), {}),
+    "rows of nothing": (lambda pa: pa.nulls(1_000_000, pa.string()), {}),
+    "rows of one text": (lambda pa: repeated(b"make it night", 1_000_000), {}),
+}
+"""kind -> a column, and options of the writer, of a small file that unpacks to more than 64 MB"""
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_parquet_file_cannot_ask_for_gigabytes(tmp_path, parquet, kind):
+    """Nor by a footer that lies: sizes are read from the pages."""
+    arrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    column, options = BOMBS[kind]
+    writer.write_table(arrow.table({"source": column(arrow)}), tmp_path / "a.parquet", **options)
+    before = arrow.total_allocated_bytes()
+    refused(lambda: open_edits(tmp_path / "a.parquet"), "claims to (unpack to|have) .*: it is damaged, or no images")
+    assert arrow.total_allocated_bytes() - before < 100 << 20
+
+
+def test_what_a_parquet_file_unpacks_to_is_counted_where_it_must_be(tmp_path, parquet):
+    """Many texts that share a dictionary: its size times their number is too much, and what they are is not."""
+    from minip2p.data.layouts.huggingface import _rows_in
+
+    arrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [f"make number {i % 5000} of all the numbers" for i in range(50_000)]
+    for version in ("1.0", "2.0"):
+        writer.write_table(arrow.table({"edit": texts}), tmp_path / "a.parquet", data_page_version=version)
+        assert _rows_in(tmp_path / "a.parquet") == 50_000
+        for cut in (4, 40, 400):
+            data = (tmp_path / "a.parquet").read_bytes()
+            (tmp_path / "b.parquet").write_bytes(data[:cut] + bytes(60) + data[cut + 60 :])
+            try:
+                _rows_in(tmp_path / "b.parquet")
+            except EditsError as error:
+                assert str(error).isprintable()
 
 
 # Hostile sets

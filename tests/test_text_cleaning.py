@@ -1,10 +1,12 @@
 """Texts that are not read as they stand: cut ones are said to be, and ftfy's repairs are a word of the tokenizer."""
 
 import importlib.util
+import json
 import sys
 import types
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import small_pipeline
@@ -12,9 +14,10 @@ from helpers_cli import edit
 from PIL import Image
 
 import minip2p
+from minip2p.cli import main
 from minip2p.evaluation.metrics import similarities
 from minip2p.text.bpe import BPE
-from minip2p.text.cleaning import TextWarning, ftfy, repaired
+from minip2p.text.cleaning import TextWarning, ftfy, note_of_cut, repaired
 from minip2p.text.learn import learn_bpe
 
 CURLY, FULL_WIDTH, MOJIBAKE = "a “red” cat’s house", "ｒｅｄ cat", "the cafÃ© at night"
@@ -141,3 +144,77 @@ def test_the_command_line_prints_each_as_one_note(here, capsys):
     assert edit(text=f"{LONG} “tonight”") == 0
     cut, repair = [line for line in capsys.readouterr().err.splitlines() if "note: the text" in line]
     assert "is cut to" in cut and "tonight”'" in cut and "--text-cleaning" not in cut and "ftfy" in repair
+
+
+def write_texts(folder: Path, texts: list[str]) -> Path:
+    for i, text in enumerate(texts):
+        (folder / f"{i:07d}").mkdir(parents=True)
+        (folder / f"{i:07d}" / "prompt.json").write_text(json.dumps({"input": "a", "edit": text, "output": text}))
+        for side in (0, 1):
+            Image.new("RGB", (32, 32), (50 * side, 9 * i, 0)).save(folder / f"{i:07d}" / f"7_{side}.png")
+    return folder
+
+
+def test_what_a_set_loses_is_one_line(bpe):
+    texts = ["one two three four five six"] * 5 + ["one two three four five six seven eight"] * 3 + [None, ""]
+    assert note_of_cut(texts, bpe) == (f"3 of 10 texts are cut to 6 tokens, e.g. {texts[5]!r}; lost: 'seven eight'")
+    assert note_of_cut(["é" * 3, "1 2 3 4 5 6 ½", "夜" * 9], bpe).startswith("2 of 3 texts")
+    assert note_of_cut(texts[:5], bpe) == note_of_cut([], bpe) == note_of_cut(texts, lambda texts: None) == ""
+
+
+def test_short_and_equal_texts_of_a_set_are_not_tokenized(bpe, monkeypatch):
+    seen = []
+    monkeypatch.setattr(BPE, "offsets", lambda self, text: seen.append(text) or [])
+    note_of_cut([f"night {i % 7}" * (i % 2) for i in range(100_000)] + ["one", "a boat"] * 1000, bpe)
+    assert len(seen) == 7
+
+
+@pytest.mark.slow
+def test_the_verbs_that_read_a_set_say_it_once(here, capsys, cuts):
+    write_texts(here / "set", [LONG + " and on" * 30] * 3 + ["make it night"] * 37)
+    minip2p.save(cuts["editor"], here / "cut.safetensors")
+    words = ["--weights", "cut.safetensors", "--size", "32", "--resize", "32", "32", "--crops", "1", "--flip", "no"]
+    train = ["--init-from", "cut.safetensors", "--set", "size=32", "resize=(32,32)", "held_out=0", "train.ema=0"]
+    for command, room in {
+        ("import", "--data", "set", "--output", "own"): 75,
+        ("check", "set"): 75,
+        ("precompute", "--data", "set", "--output", "latents", *words): 14,
+        ("train", "editor", "--data", "set", *train, "--steps", "1", "--batch-size", "1", "--out", "run"): 14,
+        (
+            "train",
+            "editor",
+            "--data",
+            "latents",
+            *train[:3],
+            "size=32",
+            "held_out=0",
+            "--steps",
+            "1",
+            "--out",
+            "run2",
+        ): 14,
+    }.items():
+        assert main(list(command)) == 0, command
+        out, err = capsys.readouterr()
+        if command[0] == "check":
+            assert "cut by CLIP      3: " in out and "captions cut     3: " in out and "not read: " in out
+            continue
+        lines = [line for line in err.splitlines() if f"texts are cut to {room} tokens, e.g. 'make it a" in line]
+        assert len(lines) == 1 and "lost: '" in lines[0] and "and on" in lines[0], command
+        assert lines[0].split(" texts")[0].endswith("3 of 40" if command[0] != "import" else "6 of 120")
+
+
+@pytest.mark.parametrize("cleaning", ["none", "ftfy"])
+def test_info_says_which_cleaning_a_checkpoints_tokenizer_is_taken_for(here, capsys, cuts, stub, cleaning):
+    pipe = cuts["editor"]
+    pipe = replace(pipe, tokenizer=replace(pipe.tokenizer, cleaning=cleaning))
+    minip2p.save(pipe, here / "a.safetensors")
+    minip2p.save(replace(pipe, tokenizer=replace(pipe.tokenizer, cleaning="none")), here / "folder", "diffusers")
+    for weights, word in {"a.safetensors": cleaning, "folder": "none"}.items():
+        assert main(["info", "--weights", weights]) == 0
+        line = next(
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("  text cleaning") or line.startswith("text cleaning")
+        )
+        assert line.split()[2].rstrip(";") == word and "ftfy" in line

@@ -14,7 +14,7 @@ from minip2p.cli import main
 from minip2p.data.images import to_tensor
 from minip2p.evaluation.metrics import changed_pixels, psnr
 from minip2p.tinyworld import evaluate
-from minip2p.tinyworld.evaluation import pairs, text2image
+from minip2p.tinyworld.evaluation import attributes, pairs
 from minip2p.tinyworld.evaluation.common import SEEDS, held_out
 from minip2p.tinyworld.evaluation.edits import evaluate_editor, table
 from minip2p.tinyworld.scenes import Edit, Scene, Thing, render, sample_edit, sample_scene
@@ -137,10 +137,10 @@ def test_the_table_counts_by_kind():
 # ---- text-to-image models
 
 
-def predict_by_brightness(monkeypatch, module, scenes):
+def predict_by_brightness(monkeypatch, scenes):
     """A classifier for test images: where all pixels are i / 100 it predicts the attributes of scenes[i]."""
     monkeypatch.setattr(
-        module, "predict", lambda classifier, x: [scenes[round(100 * float(each.mean()))].attributes for each in x]
+        attributes, "predict", lambda classifier, x: [scenes[round(100 * float(each.mean()))].attributes for each in x]
     )
 
 
@@ -148,15 +148,15 @@ def predict_by_brightness(monkeypatch, module, scenes):
 def test_generated_images_are_compared_with_the_captions_scene(monkeypatch, loose):
     scenes, rng = held_out("text2image", 8, sample_scene)
     other = next(s for s in (sample_scene(rng) for _ in range(99)) if s.setting != scenes[3].setting)
-    predict_by_brightness(monkeypatch, text2image, [*scenes[:3], other, *scenes[4:]])
+    predict_by_brightness(monkeypatch, [*scenes[:3], other, *scenes[4:]])
     prompts = []
 
     def generate(captions, **how):
         prompts.extend(captions)
         return [torch.full((3, 4, 4), i / 100) for i in range(len(captions))]
 
-    results = text2image.evaluate_text2image(SimpleNamespace(generate=generate), None, 8, loose=loose)
-    assert [each.all_correct for each in results] == [i != 3 for i in range(8)]
+    results = attributes.evaluate_text2image(SimpleNamespace(generate=generate), None, 8, loose=loose)
+    assert [truth == found for truth, found in results] == [i != 3 for i in range(8)]
     assert prompts == [s.caption for s in scenes] or loose
     assert any("big" in text for text in prompts) == any("middle" in text for text in prompts) == (not loose)
 
@@ -168,7 +168,7 @@ def test_pairs_are_compared_and_their_changed_pixels_counted(monkeypatch):
     edits, captions = pairs.held_out_pairs(6)
     assert all(e.kind in pairs.KINDS for e in edits) and all(a != b for a, b in captions)
     scenes = [e.source for e in edits] + [e.target for e in edits]
-    predict_by_brightness(monkeypatch, pairs, scenes)
+    predict_by_brightness(monkeypatch, scenes)
     images = [torch.full((3, 64, 64), i / 100) for i in range(12)]
     monkeypatch.setattr(pairs, "render", lambda scene, size: images[scenes.index(scene)])
     monkeypatch.setattr(pairs, "to_tensor", lambda image: image)

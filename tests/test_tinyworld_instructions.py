@@ -107,7 +107,7 @@ def test_the_command_prints_the_table(monkeypatch, capsys):
     )
     words = ["--of", "instructions", "--number", str(N), "--weights", "x", "--device", "cpu", "--seed", "3"]
     assert main(["tiny", "evaluate", *words, "--temperature", "0"]) == 0
-    assert loaded == [(("x",), {"device": "cpu", "dtype": "float32"})]
+    assert loaded == [(("x",), {"device": "cpu", "dtype": "auto"})]
     assert model.sampling.temperature == 0
     assert model.seeds == list(range(3, 3 + N))
     assert capsys.readouterr().out == table(evaluate_instructions(Fake(answer), N, seed=3)) + "\n"

@@ -34,6 +34,8 @@ from minip2p.training.stages import saved_config
 
 QUICK = ("train.log_every=1", "train.save_every=2")
 
+pytestmark = pytest.mark.slow
+
 
 def files_of(run: Path) -> dict[str, bytes]:
     """Everything in a run's folder, but TensorBoard's events, the log, and the content of states, which `equal` has."""
@@ -115,7 +117,7 @@ def precomputed(data, editor, out):
     edits = open_edits(data)
     mark = read_texts(edits, False).mark
     settings = Settings(size=64, resize=(64, 72), crops=1, flips=False)
-    list(precompute(lambda: pipe.vae.eval(), edits, settings, out, data=mark))
+    list(precompute(lambda: pipe, edits, settings, out, data=mark))
     return out
 
 
@@ -492,7 +494,6 @@ def test_a_second_training_into_a_folder_is_refused(pairs, editor, tmp_path):
         begin(config, tmp_path, editor)
 
 
-@pytest.mark.slow
 def test_a_killed_training_with_workers_leaves_no_lock(pairs, editor, tmp_path):
     words = ["--init-from", str(editor), "--data", str(pairs), "--out", str(tmp_path / "run"), "--set", "held_out=0"]
     words += ["train.workers=2", "train.steps=1000", "train.batch_size=2", "train.log_every=1", "train.save_every=1"]
@@ -524,3 +525,72 @@ def test_a_damaged_cache_is_made_again(stage, cache, content, tmp_path, capsys):
 
 def test_the_docs_have_the_table_of_departures():
     assert departures_table().strip() in (ROOT / "docs/differences.md").read_text(encoding="utf-8")
+
+
+# ---- words without effect, new weights
+
+
+@pytest.mark.parametrize(
+    "stage, words, why",
+    [
+        ("text2image", "model.vae.widths=(8,8,8,8)", "the shipped autoencoder is used"),
+        ("editor", "model.vae.scaling_factor=0.5", "the shipped autoencoder is used"),
+        ("editor", "model.dit.depth=3", "the denoiser is a unet"),
+        ("editor", "model.denoiser=dit model.unet.blocks=2", "the denoiser is a dit"),
+        ("editor", "model.text.bos=1", "the vocabulary that is learned sets it"),
+        ("editor", "model.unet.norm=rms model.unet.norm_groups=4", "the norm is rms"),
+        ("editor", "model.schedule.shift=3", "the schedule is scaled_linear, not flow"),
+        ("text2image", "model.schedule.kind=flow model.schedule.start=0.001", "the schedule is flow"),
+        ("editor", "lora_alpha=4", "lora_rank is 0"),
+        ("editor", "resize=(64,70)", "data names no sets of pairs"),
+        ("editor", "skip_broken=True", "data names no sets of pairs"),
+        ("editor", "full_caption_steps=9", "an editor reads instructions"),
+        ("vae", "model.scaling_factor=0.5", "it is measured"),
+        ("clip", "model.text.eos=1", "the vocabulary that is learned sets it"),
+        ("language", "model.bos=3", "the vocabulary that is learned sets it"),
+        ("instructions", "train.steps=3 epochs=2", "train.steps is given, too"),
+        ("instructions", "lora_alpha=2", "lora_rank is 0"),
+        ("classifier", "decoded=0 latent_noise=0.1", "decoded is 0"),
+    ],
+)
+def test_a_word_without_effect_is_refused(stage, words, why, capsys):
+    *others, last = words.split()
+    assert main(["train", stage, "--print-config", "--set", *others, last]) == 2
+    assert f"--set {last} would have no effect: {why}" in capsys.readouterr().err
+    assert not others or main(["train", stage, "--print-config", "--set", *others]) == 0
+
+
+def test_words_of_data_are_refused_where_the_data_has_them(pairs, editor, capsys, tmp_path):
+    settings = Settings(size=64, resize=(64, 64), crops=1, flips=False)
+    edits, pipe = open_edits(pairs), minip2p.load(editor, inference=False)
+    list(precompute(lambda: pipe, edits, settings, tmp_path / "latents", data=read_texts(edits, False).mark))
+    for data, word, why in (
+        (tmp_path / "latents", "flip=0.1", "the crops are precomputed"),
+        (tmp_path / "latents", "resize=(64,99)", "the crops are precomputed"),
+        (pairs, "sources=5", "data names sets of pairs"),
+        (pairs, "model.vae.blocks=2", "cannot be changed in training"),
+    ):
+        words = ["--init-from", str(editor), "--data", str(data), "--set", word]
+        assert main(["train", "editor", "--print-config", *words]) == 2
+        assert why in capsys.readouterr().err
+    words = ["--init-from", str(editor), "--data", str(pairs), "--set", "flip=0.1", "resize=(64,99)", "draw=pairs"]
+    assert main(["train", "editor", "--print-config", *words]) == 0
+
+
+def test_new_weights_are_noted_at_the_start_alone(pairs, editor, text2image, tmp_path):
+    def notes(file, *words):
+        config = config_of(pairs, file, "train.steps=1", *words)
+        first = next(iter(begin(config, tmp_path / str(len(list(tmp_path.iterdir()))), file)))
+        return [line for line in first.messages if line.startswith("new, ")]
+
+    vae = tmp_path / "vae.safetensors"
+    pipe = minip2p.load(editor)
+    parts = {"vae": pipe.vae.state_dict()}
+    checkpoints.write(vae, "minip2p", pipe.config, parts, tokenizer=None, provenance={})
+    assert notes(editor) == []
+    assert notes(text2image) == ["new, with weights of zero: the inputs for the source image"]
+    assert notes(vae, "train_text=True") == ["new, with random weights: unet and text; --init-from has none"]
+    config = config_of(pairs, text2image, "train.steps=1")
+    finish(config, tmp_path / "run", text2image)
+    resumed = finish(override(config, "train.steps=2"), tmp_path / "run", text2image, resume=True)
+    assert not any(line.startswith("new, ") for log in resumed for line in log.messages)

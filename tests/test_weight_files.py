@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_training import env
 
 from minip2p import checkpoints
 from minip2p.checkpoints.files import open_weights, write_safetensors
@@ -474,7 +475,7 @@ def test_loading_peaks_at_the_weights_and_the_mapped_file(tmp_path):
     torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
     write_safetensors(tmp_path / "a.safetensors", tensors, {})
     command = [sys.executable, "-c", LEAN, tmp_path / "a.ckpt", tmp_path / "a.safetensors"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=env())
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 4, done.stderr
     for line in lines:

@@ -15,6 +15,7 @@ from ..schema import Name, theirs
 from ..schema import foreign as foreign_file
 from . import configs, foreign
 from .clip import read_clip, special_ids, text_config, text_json, with_text_model
+from .dino import read_dino
 from .files import CheckpointError, Weights, open_weights, read_json, write_safetensors
 from .language import TYPES, read_language
 from .loaded import IGNORED, Header, Loaded, refuse_unknown
@@ -52,6 +53,8 @@ def read_folder(path: Path, ema: bool, config: Any) -> Loaded:
         file = configs.read_file(path / "config.json", NetworkFile, {})
         if file.model_type == "clip":
             return read_clip(path, open_member(path, ema).tensors, config)
+        if file.model_type == "vit":
+            return read_dino(path, open_member(path, ema).tensors, config)
         if file.model_type in TYPES:
             return read_language(path, open_member(path, ema).tensors, config)
         kind = file.class_name or (file.architectures or [None])[0]

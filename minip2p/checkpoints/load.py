@@ -15,6 +15,7 @@ from ..config import Config, from_dict, override
 from . import foreign, infer
 from .clip import CLIP_WORDS, read_clip, sd2_text_of, text_of, with_text_model
 from .described import Words, alphas_cumprod, words_of_file
+from .dino import is_dino, read_dino
 from .files import CheckpointError, Weights, open_weights
 from .folders import read_folder
 from .loaded import FORMER, KINDS, Header, Loaded, join, refuse_unknown
@@ -52,6 +53,8 @@ def _read(path: Path, ema: bool, config: Any) -> Loaded:
     names = weights.tensors.keys()
     if any(name.startswith(("visual.", "vision_model.")) for name in names):
         return read_clip(path, weights.tensors, config)
+    if is_dino(set(names)):
+        return read_dino(path, weights.tensors, config)
     if what := foreign.of_tensors(names, [tuple(t.shape) for t in weights.tensors.values()]):
         raise CheckpointError(f"{path}: {what}")
     if any(name.startswith((DIFFUSION, FIRST_STAGE, "cond_stage_model.", "encoder.down.")) for name in names):

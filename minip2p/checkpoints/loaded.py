@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import CLIPConfig, Config, LlamaConfig
+from ..config import CLIPConfig, Config, LlamaConfig, VisionConfig
 from ..schema import foreign
 from .files import CheckpointError
 from .tables import Link, pull
 
-KINDS: dict[str, type] = {"model": Config, "clip": CLIPConfig, "language_model": LlamaConfig}
+KINDS: dict[str, type] = {"model": Config, "clip": CLIPConfig, "language_model": LlamaConfig, "dino": VisionConfig}
 """the kind that a file of ours names -> the class of its config; a network from elsewhere adds an entry"""
 FORMER = {"reader": "classifier", "writer": "language_model"}
 """names of kinds and parts in files of minip2p 0.1 -> today's"""
@@ -45,7 +45,7 @@ class Loaded:
     """an instance of one of KINDS"""
     parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """part -> name -> tensor. Parts are "unet" (or another denoiser), "vae", "text"; of a CLIP "text", "vision",
-    "logit_scale" (whose one tensor is named ""); "language_model"; and what other kinds hold"""
+    "logit_scale" (whose one tensor is named ""); "language_model"; "dino"; and what other kinds hold"""
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     """part -> our names -> the file's, for messages"""
     tokenizer: Path | dict | None = None

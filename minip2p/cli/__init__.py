@@ -25,6 +25,7 @@ VERBS = {
     "pairs": "generate scored pairs of images from captions and instructions",
     "filter": "select the pairs to train on by their CLIP scores",
     "import": "make a training set from your own images, or from a set in another layout",
+    "evaluate": "measure an editor on a set of pairs, as the paper's Figure 8 or MagicBrush does",
     "check": "report what a set of edit pairs holds",
     "precompute": "encode a set of edit pairs once, for faster training",
     "train": "train a model",
@@ -39,13 +40,13 @@ TINY_VERBS = {
 FILES = {"import": "import_pairs"}
 """verbs that are not the name of their file"""
 LESS_MEMORY = {
-    **dict.fromkeys(
-        ("edit", "sdedit", "invert", "attention"), "--low-memory, a smaller --resolution, --dtype bfloat16"
-    ),
-    **dict.fromkeys(("generate", "pair"), "--low-memory, a smaller --size, --dtype bfloat16"),
+    **dict.fromkeys(("invert", "attention"), "--low-memory, a smaller --resolution, --dtype bfloat16"),
+    **dict.fromkeys(("edit", "sdedit"), "--batch-size 1, --low-memory, a smaller --resolution, --dtype bfloat16"),
+    **dict.fromkeys(("generate", "pair"), "--batch-size 1, --low-memory, a smaller --size, --dtype bfloat16"),
     "pairs": "a smaller --size, --dtype bfloat16",
     "instructions": "a smaller --batch-size, --dtype bfloat16",
     "precompute": "a smaller --batch-size",
+    "evaluate": "a smaller --batch or --resolution, --dtype bfloat16",
     "train": "a smaller --batch-size; for an editor --set train.micro_batch=1 train.checkpointing=True "
     "train.ema_on_cpu=True, or --lora-rank 16",
 }

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+from PIL import Image
 from tyro.conf import arg
+
+import minip2p
 
 from . import figures, files, metadata, sampling
 from .arguments import OWN, Fit, optional, steps_bar
-from .printing import note
 from .sampling import Output, Resolution, Sampling
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..control import Record
-    from ..pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,32 +62,23 @@ def run(options: Options) -> None:
     images = _sample(pipe, options, record)
     rows, maps = _maps(record, images["result"], [tokens for _, tokens in columns])
     columns = [(word, each) for (word, _), each in zip(columns, maps, strict=True)]
-    figure = figures.attention_figure(text, _below(m, record.steps), list(images.items()), rows, columns)
+    figure = figures.attention_figure(text, _below(m, record.steps), images, rows, columns)
     files.write_file(output, metadata.encode(figure, output, m))
     sampling.report(output, figure)
 
 
-def _columns(pipe: "Pipeline", options: Options, text: str) -> list[tuple[str, list[int]]]:
-    """(label, token positions) of each column."""
+def _columns(pipe: "minip2p.Pipeline", options: Options, text: str) -> list[tuple[str, list[int]]]:
+    """(word, token positions) of each column: of the words named, or of all that the model reads."""
     from ..text.align import positions, words
 
-    if options.words:
-        return [(word, positions(pipe.tokenizer, text, word)) for word in options.words]
     offsets = pipe.tokenizer.offsets(text)[: pipe.tokenizer.max_length - 2]
-    spans, columns = words(text), []
-    for i, (word, start, end) in enumerate(spans):
-        if tokens := [t for t, (a, b) in enumerate(offsets, 1) if a < end and start < b]:
-            columns.append((word, tokens))
-        else:
-            cut = " ".join(word for word, *_ in spans[i:])
-            note(f"the model reads {len(offsets)} tokens at most; cut off: {cut}")
-            break
-    if not columns:
+    read = [word for word, _, end in words(text) if offsets and end <= offsets[-1][1]]
+    if not (names := options.words or dict.fromkeys(read)):
         raise ValueError(f"{text!r} has no words, so there is nothing to show")
-    return columns
+    return [(word, positions(pipe.tokenizer, text, word)) for word in names]
 
 
-def _sample(pipe: "Pipeline", options: Options, record: "Record") -> "dict[str, Image.Image]":
+def _sample(pipe: "minip2p.Pipeline", options: Options, record: "Record") -> dict[str, Image.Image]:
     """The result, after the fitted input if there is one."""
     images = {} if options.prompt else {"input": pipe.fitted(options.input, options.resolution, options.fit).image}
     with steps_bar() as on_step:
@@ -99,7 +89,7 @@ def _sample(pipe: "Pipeline", options: Options, record: "Record") -> "dict[str, 
         return images | {"result": pipe.edit(options.input, options.edit, **how)}
 
 
-def _maps(record: "Record", image: "Image.Image", columns: Sequence[list[int]]):
+def _maps(record: "Record", image: Image.Image, columns: Sequence[list[int]]):
     """The rows, and for each column a map of attention probabilities per row."""
     sizes = list(record.maps())
     asked = [None, *sizes] if len(sizes) > 1 else [None]

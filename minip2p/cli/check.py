@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from . import files
+from . import files, metadata
 from .arguments import optional, progress_bar
 from .printing import say
 
@@ -39,6 +39,8 @@ class Options:
     """the part of a set with several parts"""
     output: Annotated[str | None, optional("PATH")] = None
     """a .png file for a contact sheet of pairs from the whole set"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace a file that minip2p did not make"""
     number: int = 12
     """pairs on the contact sheet"""
     clip: Annotated[str | None, optional("PATH")] = None
@@ -59,7 +61,7 @@ def run(options: Options) -> int:
     if options.output:
         if Path(options.output).suffix.lower() != ".png":
             raise ValueError(f"output {options.output}: expected a file that ends in .png")
-        files.check_writable(Path(options.output))
+        metadata.check_outputs(Path(options.output), overwrite=options.overwrite)
     scorer = None if options.clip is None else Scorer(options.clip, options.device)
     edits = open_edits(options.data, part=options.part)
     found, broken, shown = Inspection(token_spans=BPE.clip().offsets), 0, []
@@ -82,7 +84,8 @@ def run(options: Options) -> int:
     say(edits.path, *(f"  {name:{width}}  {text}" for name, text in rows.items()))
     if options.output and shown:
         sheet = pair_sheet(f"{edits.path}: {len(shown)} of {len(edits):,} pairs", shown)
-        files.write_file(Path(options.output), files.png(sheet))
+        about = {"verb": "check", "data": edits.path, "number": len(shown)}
+        files.write_file(Path(options.output), metadata.encode(sheet, Path(options.output), about))
     return 1 if broken else 0
 
 
@@ -137,7 +140,8 @@ def report(edits: "Edits", found: "Inspection", broken: int) -> dict[str, str]:
     rows["words"] = f"{spread(found.words)} in an instruction"
     rows["CLIP tokens"] = f"{spread(found.tokens)}; CLIP reads {found.max_tokens}, besides start and end"
     rows["cut by CLIP"] = named(found.cut)
-    if found.cut.count:
+    rows["captions cut"] = named(found.cut_captions)
+    if found.longest[0]:
         tokens, read, lost = found.longest
         read, lost = (" ".join(text.split()) for text in (read[-60:], lost[:120]))
         rows["the longest"] = f"{tokens} tokens: ... {read} | not read: {lost}"

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from PIL import Image
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import arg
+
+import minip2p
 
 from .arguments import optional
 from .sampling import AXES, Step, settings_in
@@ -12,7 +13,6 @@ from .sampling import AXES, Step, settings_in
 if TYPE_CHECKING:
     from ..control import Control
     from ..control.inversion import Inversion
-    from ..pipeline import Pipeline
 
 FRACTION, FACTOR = "a fraction of the steps, e.g. 0.8, or house=0.4 for a word", "WORD=FACTOR, e.g. snow=3"
 PAIR_AXES = AXES | {"share": float, "weight": float}
@@ -40,8 +40,6 @@ class Controls:
     """for --blend: keep the source where these words attend"""
     threshold: float = 0.3
     """for --blend: a word attends where its map is above this fraction of its maximum"""
-    align: FlagCreatePairsOff[bool] = False
-    """print which tokens of the two prompts correspond"""
 
 
 def parse_controls(options: Controls) -> dict[str, Any]:
@@ -102,18 +100,10 @@ def title(m: dict) -> str:
     return m["prompt"] if same else f"{m['prompt']}  ->  {m['edited_prompt']}"
 
 
-def explain(pipe: "Pipeline", m: dict) -> str:
-    """Which tokens of the two prompts correspond, for replace or refine."""
-    from ..text import align
-
-    how = "replace" if "replace" in m["control"] else "refine"
-    return align.explain(pipe.tokenizer, m["prompt"], m["edited_prompt"], how)
-
-
 def generate_pair(
-    pipe: "Pipeline", m: dict, *, start: "Inversion | None" = None, on_step: Step | None = None, **changes: Any
-) -> tuple[Image.Image, Image.Image]:
-    """Source and edited image that metadata describes, with some settings changed."""
+    pipe: "minip2p.Pipeline", m: dict, *, start: "Inversion | None" = None, on_step: Step | None = None, **changes: Any
+) -> Any:
+    """Source and edited image that metadata describes, with some settings changed; a list of pairs for lists."""
     control = build_controls(m, changes.pop("weight", None))
     names = ["negative", "scale", "seed", "share", "low_memory"]
     names += ["steps", "sampler", "sampler_options", "spacing", "size"] if start is None else []

@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
+
+import minip2p
 
 from . import files
 from .arguments import Source
 from .printing import say
-
-if TYPE_CHECKING:
-    from ..pipeline import LanguageModel, Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +36,6 @@ def run(options: Options) -> None:
     """Read, widen, write."""
     import torch
 
-    import minip2p
-
     output = Path(options.output)
     if output.exists():
         raise ValueError(f"output {output} exists already; choose another place or remove it")
@@ -53,10 +50,8 @@ def run(options: Options) -> None:
     say(f"{output}: written in the layout {options.layout}")
 
 
-def read(source: Source) -> "Pipeline | LanguageModel":
+def read(source: Source) -> "minip2p.Pipeline | minip2p.LanguageModel":
     """The model that the weights hold."""
-    import minip2p
-
     from .. import checkpoints
     from ..config import LlamaConfig
 
@@ -67,7 +62,7 @@ def read(source: Source) -> "Pipeline | LanguageModel":
     return minip2p.load_language_model(source.weights, dtype=None)
 
 
-def widened(pipe: "Pipeline") -> "Pipeline":
+def widened(pipe: "minip2p.Pipeline") -> "minip2p.Pipeline":
     """The pipeline with additional inputs for an image, with weights of zero (InstructPix2Pix, section 3.2)."""
 
     from .. import checkpoints

@@ -1,20 +1,20 @@
 """`minip2p edit`: images edited as instructions say."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from PIL import Image
 from tyro.conf import FlagCreatePairsOff, arg
+
+import minip2p
 
 from ..data.pixels import ImageError
 from . import figures, files, jobs, metadata, sampling
 from .arguments import OWN, Fit, optional, steps_bar
 from .printing import say
-from .sampling import Grid, KeepSize, Resolution, Sampling, Step
-
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+from .sampling import BatchSize, Grid, KeepSize, Resolution, Sampling, Step
 
 EDIT_AXES = {"text_scale": float, "image_scale": float, "seed": int, "steps": int}
 
@@ -45,6 +45,7 @@ class Options:
     skip_broken: FlagCreatePairsOff[bool] = False
     """of several images, leave out those that cannot be read, and name them"""
     grid: Grid("text-scale=3,5,7.5 image-scale=1,1.5,2", EDIT_AXES) = ()
+    batch_size: BatchSize = None
     sampling: Sampling = Sampling(steps=100)
 
 
@@ -62,37 +63,78 @@ def run(options: Options) -> None:
             todo.append((job, m))
     if done := len(planned) - len(todo):
         say(f"minip2p: {done} of {len(planned)} are finished (same metadata in the output), skipped", error=True)
-    for i, (job, m) in enumerate(todo, 1):
-        try:
-            with steps_bar(f"{i}/{len(todo)} {job.input.name}") as on_step:
-                image = make(pipe, job.input, m, on_step)
-        except ImageError as error:  # behind a good header
-            if not options.skip_broken:
-                raise
-            say(f"minip2p: skipped: {error}", error=True)
-            continue
-        files.write_file(job.output, metadata.encode(image, job.output, m))
-        sampling.report(job.output, image, *_notes(job, m, image))
+    n = sampling.batch_size(pipe, todo[0][1], 3, options.batch_size) if todo else 1
+    done = 0
+    for batch in _batches(todo, 1 if grid else n):
+        done += len(batch)
+        opened = [(job, m, image) for job, m in batch if (image := _open(job, options.skip_broken)) is not None]
+        with steps_bar(f"{done}/{len(todo)} {batch[-1][0].input.name}") as on_step:
+            alone = [make(pipe, image, m, on_step, n) for _, m, image in opened] if len(opened) == 1 else []
+            made = alone or _edit(pipe, opened, on_step)
+        for (job, m, source), image in zip(opened, made, strict=True):
+            files.write_file(job.output, metadata.encode(image, job.output, m))
+            sampling.report(job.output, image, *_notes(source.size, m, image))
 
 
-def make(pipe: "Pipeline", source: Path, m: dict, on_step: Step | None = None) -> Image.Image:
+def make(
+    pipe: "minip2p.Pipeline",
+    source: Path | Image.Image,
+    m: dict,
+    on_step: Step | None = None,
+    batch_size: int | None = None,
+) -> Image.Image:
     """The edited image, or the contact sheet, that metadata describes."""
     from ..data.images import open_image
 
-    def edit(**changes: Any) -> Image.Image:
+    def edit(**changes: Any) -> Any:
         return pipe.edit(source, m["instruction"], **sampling.settings_in(m) | changes, on_step=on_step)
 
     if not m["grid"]:
         return edit()
-    rows, below = figures.grid_rows(m["grid"], edit), figures.settings_line(m, tuple(EDIT_AXES))
-    return figures.lay_out(m["instruction"], below, rows, [("input", open_image(source))])
+    n = sampling.batch_size(pipe, m, 3, batch_size)
+    cell = sampling.in_batches(figures.grid_cells(m["grid"]), partial(edit, batch_size=n), m["seed"])
+    rows, below = figures.grid_rows(m["grid"], cell), figures.settings_line(m, tuple(EDIT_AXES))
+    return figures.lay_out(m["instruction"], below, figures.beside("input", open_image(source), rows))
 
 
-def _notes(job: jobs.Job, m: dict, image: Image.Image) -> list[str]:
-    """What may surprise the user."""
+def _batches(todo: list[tuple[jobs.Job, dict]], n: int) -> list[list[tuple[jobs.Job, dict]]]:
+    """Images of one size together, at most n; with n = 1 all in their order."""
+    sizes: dict[Any, list] = {}
+    for i, (job, m) in enumerate(todo):
+        sizes.setdefault(job.size if n > 1 else i, []).append((job, m))
+    return [group[i : i + n] for group in sizes.values() for i in range(0, len(group), n)]
+
+
+def _open(job: jobs.Job, skip_broken: bool) -> "Image.Image | None":
+    """The input; None for one that is broken behind a good header, and to be skipped."""
     from ..data.images import open_image
 
-    notes, size = [], open_image(job.input).size
+    try:
+        return open_image(job.input)
+    except ImageError as error:
+        if not skip_broken:
+            raise
+        say(f"minip2p: skipped: {error}", error=True)
+        return None
+
+
+def _edit(
+    pipe: "minip2p.Pipeline", opened: list[tuple[jobs.Job, dict, Image.Image]], on_step: Step
+) -> list[Image.Image]:
+    """The edited images of a batch; those of several record that they were made together."""
+    if not opened:
+        return []
+    _, ms, images = zip(*opened)
+    lists = {name: [m[name] for m in ms] for name in ("instruction", "seed", "text_scale", "image_scale")}
+    for m in ms:
+        m["made_with"]["batch size"] = str(len(ms))
+    how = sampling.settings_in(ms[0]) | lists | {"batch_size": len(ms), "on_step": on_step}
+    return pipe.edit(images, **how)
+
+
+def _notes(size: tuple[int, int], m: dict, image: Image.Image) -> list[str]:
+    """What may surprise the user. size: of the input."""
+    notes = []
     if m["grid"]:
         notes.append(f"a sheet of {figures.cells_of(m['grid'])} edits")
     elif image.size != size:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ..data.contact_sheet import CELL, GAP, INK, PALE, PAPER, Row, lay_out, resized
+from ..data.contact_sheet import CELL, PAPER, Row, lay_out, pair_rows, resized
 
 if TYPE_CHECKING:
     from ..data.edits import EditPair
@@ -26,28 +27,32 @@ def cells_of(grid: Mapping[str, list], rows: int = 1) -> int:
     return cells
 
 
-def grid_rows(grid: Mapping[str, list], make: Callable[..., Image.Image], widest: int = 5) -> list[Row]:
-    """Columns of the grid's first axis, rows of its second; one axis is broken into rows. `make` makes a cell."""
+def grid_cells(grid: Mapping[str, list]) -> list[dict[str, Any]]:
+    """The settings of each cell of a grid; without axes there is one."""
     cells_of(grid)
+    return [dict(zip(grid, values)) for values in product(*grid.values())]
+
+
+def grid_rows(grid: Mapping[str, list], make: Callable[..., Image.Image], widest: int = 5) -> list[Row]:
+    """Columns of the grid's first axis, rows of its second; one axis is broken into rows; without axes there is one
+    cell. `make` makes a cell."""
+    cells_of(grid)
+    if not grid:
+        return [Row("", [], [make()])]
     (across, columns), *others = grid.items()
     heads = [label(across, x) for x in columns]
     if others:
         [(down, values)] = others
-        cells = [[make(**{across: x, down: y}) for x in columns] for y in values]
-        return [Row(label(down, y), [] if i else heads, cells[i]) for i, y in enumerate(values)]
+        return [Row(label(down, y), heads, [make(**{across: x, down: y}) for x in columns]) for y in values]
     cells = [make(**{across: x}) for x in columns]
     return [Row("", heads[i : i + widest], cells[i : i + widest]) for i in range(0, len(cells), widest)]
 
 
-def label(name: str, value: float) -> str:
-    return f"{name.replace('_', ' ')} {value:g}"
-
-
-def settings_line(metadata: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The settings that are the same in all cells, and the sampler."""
-    return ", ".join(
-        [*(label(name, metadata[name]) for name in names if name not in metadata["grid"]), metadata["sampler"]]
-    )
+def beside(name: str, image: Image.Image, rows: Sequence[Row]) -> list[Row]:
+    """The rows with an image at the left of the first."""
+    cells = [image, *[Image.new("RGB", (1, 1), PAPER)] * (len(rows) - 1)]
+    heads = [name, *[""] * (len(rows) - 1)]
+    return [Row(row.label, [head, *row.heads], [cell, *row.cells]) for head, cell, row in zip(heads, cells, rows)]
 
 
 def side_by_side(*images: Image.Image) -> Image.Image:
@@ -61,12 +66,21 @@ def side_by_side(*images: Image.Image) -> Image.Image:
     return row
 
 
+def label(name: str, value: float) -> str:
+    return f"{name.replace('_', ' ')} {value:g}"
+
+
+def settings_line(metadata: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The settings that are the same in all cells, and the sampler."""
+    return ", ".join(
+        [*(label(name, metadata[name]) for name in names if name not in metadata["grid"]), metadata["sampler"]]
+    )
+
+
 # Attention maps
 
 OPAQUE, DIMMED = 0.68, 0.85
 """opacity of a heat map, and the brightness of the image below it"""
-FOOT = 20
-"""pixels below a map for the values that its colours mean"""
 WIDEST = 8
 """columns beside each other; more go below"""
 COLOURS = np.array(
@@ -78,38 +92,30 @@ COLOURS = np.array(
 )
 """dark violet to pale yellow, lightness 0.16 to 0.96 in OKLab in equal steps: twice the value looks twice as bright"""
 
-
-LEGEND = "Bright pixels attend to the word. Each map has its own scale; below it, the highest probability."
+LEGEND = "Pixels attend to the word: dark violet is 0, pale yellow the map's highest probability, which is above it."
 
 
 def attention_figure(
     title: str,
     below: str,
-    images: Sequence[tuple[str, Image.Image]],
+    images: Mapping[str, Image.Image],
     rows: Sequence[tuple[str, bool]],
     columns: Sequence[tuple[str, Sequence[np.ndarray]]],
-    cell: int = 192,
 ) -> Image.Image:
-    """A column per word with a heat map per row, over the last of the labelled images; that is about `cell` pixels wide
-    or high.
+    """A row of the images, then a column per word with a heat map per row, over the last of the images.
 
     rows: a label, and whether to interpolate between the map's pixels. columns: a word, and its maps (y, x) of any
     size, 0 or more, one per row; each has its own scale.
     """
-    size = map_size(images[-1][1].size, cell)
-    images = [(name, resized(image, size)) for name, image in images]
-    cells = []
-    for _, maps in columns:
-        tops = [float(x.max()) for x in maps]
-        drawn = [overlay(images[-1][1], x / (top or 1), smooth) for x, top, (_, smooth) in zip(maps, tops, rows)]
-        cells.append([_footed(each, f"0 to {top:.2g}") for each, top in zip(drawn, tops)])
-    sheet_rows = [
-        Row(label, [] if j else [word for word, _ in columns[block]], [each[j] for each in cells[block]])
-        for block in _blocks(len(columns), WIDEST)
-        for j, (label, _) in enumerate(rows)
-    ]
-    beside = [(name, _footed(image, "")) for name, image in images]
-    return lay_out(title, [below, _legend(), LEGEND], sheet_rows, beside, cell=1)
+    images = {name: resized(image, (CELL, CELL)) for name, image in images.items()}
+    *_, ground = images.values()
+    sheet_rows = [Row("", list(images), list(images.values()))]
+    for at in range(0, len(columns), WIDEST):
+        for j, (label, smooth) in enumerate(rows):
+            maps = [(word, each[j], float(each[j].max())) for word, each in columns[at : at + WIDEST]]
+            heads = [f"{word}: {top:.2g}" for word, _, top in maps]
+            sheet_rows.append(Row(label, heads, [overlay(ground, x / (top or 1), smooth) for _, x, top in maps]))
+    return lay_out(title, f"{below}. {LEGEND}", sheet_rows)
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -126,51 +132,10 @@ def overlay(image: Image.Image, values: np.ndarray, smooth: bool = True) -> Imag
     return Image.fromarray(np.rint(OPAQUE * heat(large) + (1 - OPAQUE) * grey).astype(np.uint8))
 
 
-def map_size(size: tuple[int, int], cell: int) -> tuple[int, int]:
-    """(width, height) of maps for images of `size`: a whole multiple of it, or fitted into the cell."""
-    longer = max(size)
-    factor = -(-cell // longer) if longer <= cell else cell / longer
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def _footed(image: Image.Image, text: str) -> Image.Image:
-    """The image with a line of text below."""
-    whole = Image.new("RGB", (image.width, image.height + FOOT), PAPER)
-    whole.paste(image, (0, 0))
-    place = (image.width / 2, image.height + FOOT / 2 + 1)
-    ImageDraw.Draw(whole).text(place, text, PALE, ImageFont.load_default(14), anchor="mm")
-    return whole
-
-
-def _legend() -> Image.Image:
-    """The colours as a bar. Its width is the least width of the figure, so that the title has room."""
-    font, length, height = ImageFont.load_default(15), 240, 16
-    legend = Image.new("RGB", (592, height + 2 * GAP), PAPER)
-    strip = heat(np.linspace(0, 1, length)[None].repeat(height, 0))
-    legend.paste(Image.fromarray(np.rint(strip).astype(np.uint8)), (20, GAP))
-    pen = ImageDraw.Draw(legend)
-    pen.text((0, GAP + height / 2), "0", INK, font, anchor="lm")
-    pen.text((20 + length + GAP, GAP + height / 2), "the number below", INK, font, anchor="lm")
-    return legend
-
-
-def _blocks(n: int, most: int) -> list[slice]:
-    """n columns in blocks of at most `most`, about equally long, the first the longest."""
-    each = -(-n // -(-n // most))
-    return [slice(i, min(i + each, n)) for i in range(0, n, each)]
-
-
 # Contact sheets of edit pairs
 
 
-def pair_sheet(title: str, pairs: Sequence["EditPair"], across: int = 3) -> Image.Image:
-    """Source and target of each pair below the instruction, `across` pairs in a row."""
-    cells = []
-    for pair in pairs:
-        cell = Image.new("RGB", (2 * CELL, CELL), PAPER)
-        for x, image in ((0, pair.source), (CELL, pair.target)):
-            cell.paste(resized(image, (CELL - GAP, CELL)), (x, 0))
-        cells.append(cell)
-    heads = [pair.instruction or "(no instruction)" for pair in pairs]
-    rows = [Row("", heads[i : i + across], cells[i : i + across]) for i in range(0, len(cells), across)]
+def pair_sheet(title: str, pairs: Sequence["EditPair"]) -> Image.Image:
+    """Source and target of each pair below the instruction."""
+    rows = pair_rows((pair.instruction or "(no instruction)", pair.source, pair.target) for pair in pairs)
     return lay_out(title, "source, target", rows)

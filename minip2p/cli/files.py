@@ -73,6 +73,16 @@ def png(picture: "Image.Image | Figure") -> bytes:
     return data.getvalue()
 
 
+def svg(figure: "Figure") -> bytes:
+    """A matplotlib figure as an SVG file, always of the same bytes."""
+    import matplotlib
+
+    data = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "minip2p"}):
+        figure.savefig(data, format="svg", metadata={"Date": None})
+    return data.getvalue()
+
+
 def relative(path: str | Path, picture: Path) -> str:
     """`path` relative to the picture's folder: valid while both move together, and without the user's home.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from .arguments import progress_bar
 from .printing import say
@@ -27,6 +27,8 @@ class Options:
     """minimum similarity of the change between the images and that between the captions; -1 switches a rule off"""
     keep: int = 4
     """keep at most this many pairs of a prompt, the best by direction; 0 keeps all that pass"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace a seeds.json that minip2p filter did not make"""
 
 
 def run(options: Options) -> None:
@@ -37,5 +39,5 @@ def run(options: Options) -> None:
     thresholds = Thresholds(image=options.image, caption=options.caption, direction=options.direction)
     most = None if options.keep == 0 else options.keep
     with progress_bar("unit") as show:
-        result = clip_filter.run(options.directory, thresholds, most, on_unit=show)
+        result = clip_filter.run(options.directory, thresholds, most, show, overwrite=options.overwrite)
     say(*clip_filter.table(result).split("\n"))

@@ -1,17 +1,17 @@
 """`minip2p generate`: images from prompts."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from PIL import Image
 from tyro.conf import arg
 
-from . import figures, sampling
-from .sampling import AXES, Grid, Output, Size, Step, TextSampling
+import minip2p
 
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+from . import figures, sampling
+from .sampling import AXES, BatchSize, Grid, Output, Size, Step, TextSampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Options:
     output: Output
     size: Size = None
     grid: Grid("seed=0,1,2 scale=1,3,7.5", AXES) = ()
+    batch_size: BatchSize = None
     sampling: TextSampling = TextSampling()
 
 
@@ -36,28 +37,26 @@ def run(options: Options) -> None:
         raise ValueError('missing --prompt "a text to generate from"')
     pipe, m, output = sampling.prepare(options, "generate", prompts=list(options.prompt), grid=grid)
     n = figures.cells_of(grid, len(options.prompt))
-    sampling.report(output, sampling.make(pipe, m, output), f"a sheet of {n} images" if n > 1 else "")
+    image = sampling.make(pipe, m, output, batch_size=options.batch_size)
+    sampling.report(output, image, f"a sheet of {n} images" if n > 1 else "")
 
 
-def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = None) -> Image.Image:
+def make(
+    pipe: "minip2p.Pipeline", source: Path | None, m: dict, on_step: Step | None = None, batch_size: int | None = None
+) -> Image.Image:
     """The image, or the contact sheet, that metadata describes."""
 
-    def generate(prompt: str, **changes: Any) -> Image.Image:
+    def generate(prompt: str | list[str], **changes: Any) -> Any:
         return pipe.generate(prompt, on_step=on_step, **sampling.settings_in(m) | changes)
 
-    figures.cells_of(m["grid"], len(m["prompts"]))
-    if len(m["prompts"]) > 1 and len(m["grid"]) > 1:
-        raise ValueError(f"grid of {' and '.join(m['grid'])}: with several prompts, expected one name")
-    prompts, below = m["prompts"], figures.settings_line(m, ("scale", "seed", "steps"))
-    if len(prompts) == 1 and not m["grid"]:
+    prompts, several = m["prompts"], len(m["prompts"]) > 1
+    figures.cells_of(m["grid"], len(prompts))
+    if not several and not m["grid"]:
         return generate(prompts[0])
-    if len(prompts) == 1:
-        rows = figures.grid_rows(m["grid"], lambda **axes: generate(prompts[0], **axes))
-        return figures.lay_out(prompts[0], below, rows)
-    [(axis, values)] = m["grid"].items() or [("seed", [m["seed"]])]
-    heads = [figures.label(axis, x) for x in values] if m["grid"] else []
-    rows = [
-        figures.Row("", [] if i else heads, [generate(prompt, **{axis: x}) for x in values], title=prompt)
-        for i, prompt in enumerate(prompts)
-    ]
-    return figures.lay_out("", below, rows)
+    n = sampling.batch_size(pipe, m, 2, batch_size)
+    cells = [{"prompt": prompt} | cell for prompt in prompts for cell in figures.grid_cells(m["grid"])]
+    cell, rows = sampling.in_batches(cells, partial(generate, batch_size=n), m["seed"]), []
+    for prompt in prompts:
+        for row in figures.grid_rows(m["grid"], partial(cell, prompt=prompt)):
+            rows.append(row._replace(label=": ".join(filter(None, (several and prompt, row.label)))))
+    return figures.lay_out("" if several else prompts[0], figures.settings_line(m, ("scale", "seed", "steps")), rows)

@@ -8,7 +8,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from . import files
 from .arguments import optional
-from .printing import say
+from .printing import note, say
 
 if TYPE_CHECKING:
     from ..data.edits import Edits
@@ -48,22 +48,19 @@ class Options:
 
 def run(options: Options) -> None:
     """Import, and print what was written."""
-    from tqdm import tqdm
-
     from ..data.import_pairs import SETTINGS, import_pairs
+    from ..text.bpe import BPE
+    from ..text.cleaning import note_of_cut
 
     output = Path(options.output)
     edits = _open(options)
     files.check_writable(output / SETTINGS)
-    result = import_pairs(
-        edits,
-        output,
-        lossless=options.lossless,
-        skip_broken=options.skip_broken,
-        progress=lambda rows, what: tqdm(rows, what, unit="pair", leave=False),
-    )
+    result = import_pairs(edits, output, lossless=options.lossless, skip_broken=options.skip_broken)
     for message in result.broken.values():
         say(f"minip2p: skipped: {message}", error=True)
+    texts = [edits.text(i) for i in range(len(edits)) if i not in result.broken]
+    if cut := note_of_cut([each for text in texts for each in (text.instruction, text.input, text.output)], BPE.clip()):
+        note(cut)
     parts = [f"{output}: {result.pairs:,} pairs"]
     parts += [f"{result.pairs - result.written:,} were there"] if result.written < result.pairs else []
     parts += [f"{len(result.broken):,} broken rows left out"] if result.broken else []

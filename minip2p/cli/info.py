@@ -33,10 +33,13 @@ def run(options: Options) -> None:
         broken = [loaded.names[part][name] for name, tensor in tensors.items() if not is_finite(tensor)]
         rows[part] = f"{count:,} parameters, {', '.join(dtypes)}"
         rows[part] += f"; {len(broken)} tensors hold NaN or infinity: {', '.join(broken[:3])}" if broken else ""
-        if part in ("classifier", "language_model"):
+        if part in ("classifier", "language_model", "dino"):
             rows[f"{part} config"] = json.dumps(to_dict(config))
         elif part in to_dict(config):
             rows[f"{part} config"] = json.dumps(to_dict(config)[part])
+    if "text" in loaded.parts:
+        own = loaded.tokenizer if isinstance(loaded.tokenizer, dict) else {}
+        rows["text cleaning"] = f"{own.get('cleaning', 'none')}; the authors' environment has ftfy (--text-cleaning)"
     for section in ("schedule", "sampling"):
         if "kind" in rows and section in to_dict(config):
             rows[f"{section} config"] = json.dumps(to_dict(config)[section])

@@ -9,8 +9,8 @@ from tyro.conf import arg
 
 from ..data.captions import read_captions
 from ..datagen import instruction_files
-from ..datagen.engines import local_device
 from ..datagen.instructions import Settings
+from ..engines import local_device
 from ..loading import load_language_model
 from . import files
 from .arguments import Device, DType, limit_threads, optional

@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from PIL import Image
 from tyro.conf import arg
 
+import minip2p
+
 from . import figures, files, sampling
 from .arguments import Fit, optional
-from .controls import Controls, explain, generate_pair, parse_controls, title
-from .printing import say
+from .controls import Controls, generate_pair, parse_controls, title
 from .sampling import Output, Resolution, Step, TextSampling
-
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
 
 INVERSION = ("method", "inner", "learning_rate", "resolution", "fit")
 
@@ -59,15 +57,13 @@ def run(options: Options) -> None:
     if options.state:
         files.check_writable(Path(options.state))
     pipe, m, output = sampling.prepare(options, "invert", **control)
-    if options.controls.align and options.edited_prompt:
-        say(*explain(pipe, m).split("\n"))
     notes: list[str] = []
     image = sampling.make(pipe, m, output, options.input, state=options.state, notes=notes)
     sampling.report(output, image, *notes)
 
 
 def make(
-    pipe: "Pipeline",
+    pipe: "minip2p.Pipeline",
     source: Path,
     m: dict,
     on_step: Step | None = None,

@@ -43,8 +43,10 @@ def origin(pipe: "Pipeline", loading: "Loading", output: Path, image: str | Path
         "fingerprint": pipe.fingerprint,
         "ema": loading.ema,
         "config": list(loading.config),
-        "dtype": loading.dtype,
+        "dtype": loading.dtype if loading.dtype == "tf32" else str(pipe.dtype).removeprefix("torch."),
     }
+    if loading.compile:  # its kernels round otherwise
+        values["weights"]["compile"] = True
     if loading.text_cleaning is not None:  # earlier versions did not record it
         values["weights"]["text_cleaning"] = loading.text_cleaning
     return values | {"made_with": versions(pipe)}

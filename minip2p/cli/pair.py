@@ -1,19 +1,18 @@
 """`minip2p pair`: two images from two prompts, which differ as little as the prompts do."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from PIL import Image
 from tyro.conf import arg
 
-from . import figures, sampling
-from .controls import PAIR_AXES, Controls, explain, generate_pair, parse_controls, title
-from .printing import say
-from .sampling import Grid, Output, Size, Step, TextSampling
+import minip2p
 
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+from . import figures, sampling
+from .controls import PAIR_AXES, Controls, generate_pair, parse_controls, title
+from .sampling import BatchSize, Grid, Output, Size, Step, TextSampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,7 @@ class Options:
     output: Output
     size: Size = None
     grid: Grid("share=0,0.5,0.9 seed=0,1", PAIR_AXES) = ()
+    batch_size: BatchSize = None
     controls: Controls = Controls()
     sampling: TextSampling = TextSampling(steps=100)
 
@@ -42,13 +42,13 @@ def run(options: Options) -> None:
     if "share" in grid and "share" not in control["control"]:
         raise ValueError("--grid share=... needs --control share")
     pipe, m, output = sampling.prepare(options, "pair", grid=grid, **control)
-    if options.controls.align:
-        say(*explain(pipe, m).split("\n"))
-    image = sampling.make(pipe, m, output)
+    image = sampling.make(pipe, m, output, batch_size=options.batch_size)
     sampling.report(output, image, f"a sheet of {figures.cells_of(grid)} pairs" if grid else "source and edited image")
 
 
-def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = None) -> Image.Image:
+def make(
+    pipe: "minip2p.Pipeline", source: Path | None, m: dict, on_step: Step | None = None, batch_size: int | None = None
+) -> Image.Image:
     """The pair, or the contact sheet, that metadata describes."""
     if not m["grid"]:
         return figures.side_by_side(*generate_pair(pipe, m, on_step=on_step))
@@ -56,12 +56,16 @@ def make(pipe: "Pipeline", source: Path | None, m: dict, on_step: Step | None = 
     below += [kind for kind in m["control"] if kind != "share"]
     below += [f"weight of {' and '.join(m['reweight'])}"] if "weight" in m["grid"] else []
     same_source = set(m["grid"]) <= {"share", "weight"}
+    n = sampling.batch_size(pipe, m, 4, batch_size)
+    make_all = partial(generate_pair, pipe, m, on_step=on_step, batch_size=n)
+    both = sampling.in_batches(figures.grid_cells(m["grid"]), make_all, m["seed"])
     sources = []
 
     def cell(**changes: Any) -> Image.Image:
-        both = generate_pair(pipe, m, on_step=on_step, **changes)
-        sources.append(both[0])
-        return both[1] if same_source else figures.side_by_side(*both)
+        source, edited = both(**changes)
+        sources.append(source)
+        return edited if same_source else figures.side_by_side(source, edited)
 
     rows = figures.grid_rows(m["grid"], cell)
-    return figures.lay_out(title(m), ", ".join(below), rows, [("source", sources[0])] if same_source else ())
+    rows = figures.beside("source", sources[0], rows) if same_source else rows
+    return figures.lay_out(title(m), ", ".join(below), rows)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from ..datagen import engines, pairs
+from .. import engines
+from ..datagen import pairs
 from ..loading import load_clip
 from .arguments import Loading, limit_threads, optional
 from .work import EngineOptions, show_progress
@@ -27,7 +28,7 @@ class Options:
 
     prompts: Annotated[str, arg(metavar="PATH")]
     """a table (.jsonl, .json, .csv, .tsv) of rows {"input": caption, "edit": instruction, "output": edited caption}, as
-    minip2p instructions writes it. A row's number is its id, unless all rows have an "id", a whole number"""
+    minip2p instructions writes it"""
     output: Annotated[str, arg(metavar="FOLDER")]
     """created if missing"""
     clip: Annotated[str | None, optional("PATH", "(default: the shipped tiny CLIP)")] = None
@@ -50,6 +51,7 @@ def load_models(options: Options) -> "tuple[Pipeline, CLIP]":
     """The networks of one process. Raises ValueError for a model that cannot generate images of this size."""
     settings, device = options.settings, engines.local_device(options.loading.device)
     pipe = replace(options.loading, device=device).load("text2image")
-    clip = load_clip(options.clip, device=pipe.device)
+    dtype = "tf32" if options.loading.dtype == "tf32" else "float32"  # a switch of the process: the last one counts
+    clip = load_clip(options.clip, device=pipe.device, dtype=dtype)
     limit_threads(clip, *pipe.parts.values(), threads=settings.threads)
     return pipe, clip

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from .arguments import Loading, Threads, optional
+from .printing import note
 from .work import EngineOptions, show_progress
 
 if TYPE_CHECKING:
     from ..datagen.precompute import Settings
-    from ..models.vae import AutoencoderKL
+    from ..pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Options:
     """before each crop, resize the shorter side to a random length between these two"""
     flip: Annotated[Literal["yes", "no"] | None, optional("{yes,no}", "(default: the preset's)")] = None
     """also encode each crop mirrored"""
+    texts: Annotated[Literal["yes", "no"] | None, optional("{yes,no}", "(default: the preset's)")] = None
+    """also encode the instructions, for training that keeps the text encoder as it is"""
     crops: int = 4
     """random crops of each pair"""
     seed: int = 0
@@ -49,30 +52,37 @@ class Options:
     """leave out pairs that cannot be read, and name them"""
     engine: EngineOptions = field(default_factory=EngineOptions)
     loading: Loading = field(default_factory=Loading)
-    """The weights whose autoencoder is used: those from which training will start."""
+    """The weights whose autoencoder and text encoder are used: those from which training will start."""
 
 
 def run(options: Options) -> None:
     """Encode the pairs that are not encoded yet."""
+    from ..config import Config
     from ..data.edits import open_edits
     from ..datagen.precompute import precompute
+    from ..loading import read, shipped, tokenizer_of
+    from ..text.cleaning import note_of_cut
     from ..training.pairs import read_texts
 
-    if options.loading.dtype != "float32":
+    if options.loading.dtype not in ("auto", "float32"):
         raise ValueError(f"dtype {options.loading.dtype}: expected float32, in which training runs the autoencoder")
     settings, engine = settings_of(options), options.engine.for_run(options.loading.device)
     edits = open_edits(options.data)
-    mark = read_texts(edits, options.skip_broken).mark
-    load, how = partial(load_vae, options), {"data": mark, "skip_broken": options.skip_broken}
-    show_progress(precompute(load, edits, settings, options.output, **how, **engine), Path(options.output))
+    texts, source = read_texts(edits, options.skip_broken), options.loading
+    loaded = read(source.weights or shipped("editor"), Config, source.config or None, source.ema)
+    load, how = partial(load_model, options), {"data": texts.mark, "skip_broken": options.skip_broken}
+    made = precompute(load, edits, settings, options.output, **how, **engine)
+    if cut := note_of_cut(texts.instructions, tokenizer_of(loaded, loaded.config.text)):
+        note(cut)
+    show_progress(made, Path(options.output))
 
 
-def load_vae(options: Options) -> "AutoencoderKL":
-    """The autoencoder, in each process."""
-    from ..datagen.engines import local_device
+def load_model(options: Options) -> "Pipeline":
+    """The model whose networks encode, in each process."""
+    from ..engines import local_device
 
     device = local_device(options.loading.device)
-    return options.loading.load(threads=options.threads, device=device, inference=False).vae
+    return options.loading.load(threads=options.threads, device=device, inference=False)
 
 
 def settings_of(options: Options) -> "Settings":
@@ -85,6 +95,7 @@ def settings_of(options: Options) -> "Settings":
         size=preset.size if options.size is None else options.size,
         resize=options.resize or preset.resize,
         flips=preset.flip > 0 if options.flip is None else options.flip == "yes",
+        texts=not preset.train_text if options.texts is None else options.texts == "yes",
         batch=options.batch_size,
         **{name: getattr(options, name) for name in ("crops", "seed", "unit", "threads")},
     )

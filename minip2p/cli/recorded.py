@@ -5,10 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..schema import Fraction, Name, Positive, SamplingSteps, from_dict, to_dict
+from ..schema import Fraction, Name, Pixels, Positive, SamplingSteps, from_dict, to_dict
 
-Side = Annotated[int, Field(ge=1, le=4096)]
-"""of an image that is sampled, in pixels"""
 Text = Annotated[str, Field(max_length=100_000)]
 Texts = Annotated[tuple[Text, ...], Field(max_length=100)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -36,6 +34,7 @@ class Weights:
     config: Texts
     dtype: Literal["float32", "tf32", "bfloat16", "float16"]
     text_cleaning: Name | None = None
+    compile: bool = False
 
 
 TYPES: dict[str, Any] = {
@@ -57,8 +56,8 @@ TYPES: dict[str, Any] = {
     "prompts": Annotated[Texts, Field(min_length=1)],
     "edited_prompt": Text | None,
     "negative": Text,
-    "resolution": Side | None,
-    "size": Side | tuple[Side, Side] | None,
+    "resolution": Pixels | None,
+    "size": Pixels | tuple[Pixels, Pixels] | None,
     "fit": Name,
     "keep_size": bool,
     "grid": Annotated[dict[Axis, Values], Field(max_length=2)],

@@ -28,6 +28,16 @@ Resolution = Annotated[
     arg(metavar="PIXELS", help="approximate longer side at which the image is sampled", help_behavior_hint=OWN),
 ]
 KeepSize = Annotated[FlagCreatePairsOff[bool], arg(help="resize the result to the input's size")]
+BatchSize = Annotated[
+    int | None,
+    arg(
+        metavar="N",
+        help="images that share the network's calls, which changes them by rounding only",
+        help_behavior_hint="(default: 1 on a CPU; on a GPU as many as fit, up to 8)",
+    ),
+]
+ALONE = ("steps", "weight")
+"""settings that all images of a batch have in common"""
 AXES = {"scale": float, "seed": int, "steps": int}
 MODELS_OWN = {"scale": "text_scale"} | {name: name for name in ("text_scale", "image_scale", "resolution")}
 """setting -> its name in the model's config, which has the default"""
@@ -169,6 +179,39 @@ def make(pipe: "Pipeline", m: dict, output: Path, image: str | None = None, **mo
         result = module.make(pipe, image and Path(image), m, on_step, **more)
     files.write_file(output, metadata.encode(result, output, m))
     return result
+
+
+def batch_size(pipe: "Pipeline", m: Mapping[str, Any], rows: int, given: int | None = None) -> int:
+    """The number given, else the usual one, for images of metadata `m` that are so many rows each of a call."""
+    from ..pipeline.batch_size import default_batch_size
+    from ..pipeline.batching import check
+
+    if given is not None:
+        check(batch_size=given)
+        return given
+    side = m.get("size") or m.get("resolution") or pipe.config.sampling.resolution
+    return default_batch_size(pipe, (side, side) if isinstance(side, int) else tuple(side), rows)
+
+
+def in_batches(cells: list[dict[str, Any]], make: Callable[..., list], seed: int) -> Callable[..., Any]:
+    """What `make` makes of each cell of a sheet, as a function of the cell's settings.
+
+    `make` gets the settings as lists, but for those of `ALONE`, and is called once for each value of these. seed: of
+    cells that have none of their own.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell.get(name) for name in ALONE), []).append(cell)
+    made = {}
+    for group in groups.values():
+        lists = {name: x if name in ALONE else [cell[name] for cell in group] for name, x in group[0].items()}
+        results = make(**{"seed": [seed] * len(group)} | lists)
+        made |= {frozenset(cell.items()): result for cell, result in zip(group, results, strict=True)}
+
+    def made_of(**settings: Any) -> Any:
+        return made[frozenset(settings.items())]
+
+    return made_of
 
 
 def report(output: Path, image: Image.Image, *notes: str) -> None:

@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ..data.picture_files import decode
 from . import files, metadata
-from .arguments import Source, optional, steps_bar
+from .arguments import Source, Threads, optional, steps_bar
 from .printing import say
 from .recorded import checked
 
@@ -38,6 +38,7 @@ class Options:
     """where the input image is now"""
     weights: Annotated[str | None, optional("PATH", "(default: as recorded)")] = None
     """where the weights are now"""
+    threads: Threads = None
     overwrite: FlagCreatePairsOff[bool] = False
     """replace an output file that minip2p did not make"""
 
@@ -56,7 +57,7 @@ def run(options: Options) -> int:
     metadata.check_outputs(output, overwrite=options.overwrite)
     source = _find_input(options.input, m["input"], picture) if "input" in m else None
     weights = options.weights or (m["weights"]["path"] and str(_beneath(picture, m["weights"]["path"], "weights")))
-    pipe = _load(weights, m, "editor" if m["verb"] == "edit" else "text2image")
+    pipe = _load(weights, m, "editor" if m["verb"] == "edit" else "text2image", options.threads)
     with steps_bar(output.name) as on_step:
         image = import_module(f".{m['verb']}", __package__).make(pipe, source, m, on_step)
     now = recorded | {"made_with": metadata.versions(pipe)}
@@ -83,12 +84,13 @@ def _find_input(given: str | None, recorded: dict, picture: Path) -> Path:
     return path
 
 
-def _load(path: str | None, m: dict, default: str) -> "Pipeline":
+def _load(path: str | None, m: dict, default: str, threads: int | None) -> "Pipeline":
     recorded, device = m["weights"], m["made_with"].get("device", "auto")
     device = device if device.split(":")[0] in ("cpu", "cuda", "mps") else "auto"
     source = Source(weights=path, ema=recorded["ema"], config=recorded["config"])
     how = {"dtype": recorded["dtype"], "text_cleaning": recorded.get("text_cleaning")}
-    pipe = source.load(default, device=device, **how)
+    how["compile"] = recorded.get("compile", False)
+    pipe = source.load(default, threads, device=device, **how)
     if pipe.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"weights {path or '(the shipped ones)'} have changed since: their fingerprint is {pipe.fingerprint}, "

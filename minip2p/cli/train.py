@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from .arguments import Device, Threads, limit_threads, optional
+from .arguments import Device, Threads, import_torch, limit_threads, optional
 from .printing import say
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ class Options:
 
 def run(options: Options) -> None:
     """Train."""
-    from ..datagen.engines import local_device
+    import_torch()
+    from ..engines import local_device
     from ..loading import place
     from ..training.memory import dry_run
+    from ..training.plan import plan
     from ..training.progress import show_progress
     from ..training.ranks import join_ranks
     from ..training.stages import start, starting_files
@@ -88,7 +90,9 @@ def run(options: Options) -> None:
         with join_ranks(device, options.shard) as ranks:
             if options.dry_run:
                 init_from = starting_files(out, options.init_from, resume)
-                for line in dry_run(make(config, out, init_from, ranks.device), ranks):
+                stage = make(config, out, init_from, ranks.device)
+                decided, notes = plan(stage, ranks)
+                for line in [*notes, *dry_run(stage, decided, ranks)]:
                     if ranks.first:
                         say(line)
                 return
@@ -128,13 +132,17 @@ def config_of(options: Options, out: Path) -> "tuple[StageSpec, Any]":
     from ..config import override
     from ..training.build import check_changes
     from ..training.stages import saved_config, starting_files
+    from ..training.unused import refuse_unused
 
     specs, words = specs_of(options.stage), words_of_options(options)
     denoises = options.stage in ("editor", "text2image")
     if options.resume:
         spec, config = saved_config(specs, out)
-        check_changes(words if denoises else (), starting_files(out, (), resume=True))
-        return spec, override(config, *words)
+        files = starting_files(out, (), resume=True)
+        check_changes(words if denoises else (), files)
+        config = override(config, *words)
+        refuse_unused(config, words, files)
+        return spec, config
     found = {preset: spec for spec in specs for preset in spec.presets}
     preset = options.preset or "tiny"
     if preset not in found:
@@ -142,7 +150,9 @@ def config_of(options: Options, out: Path) -> "tuple[StageSpec, Any]":
     spec = found[preset]
     check_changes(words if denoises else (), options.init_from)
     config = override(spec.presets[preset], *words)
-    return spec, override(spec.resolve(config, options.init_from), *words)
+    config = override(spec.resolve(config, options.init_from), *words)
+    refuse_unused(config, words, options.init_from)
+    return spec, config
 
 
 def words_of_options(options: Options) -> list[str]:

@@ -12,7 +12,7 @@ from .arguments import optional
 from .printing import say
 
 if TYPE_CHECKING:
-    from ..datagen.engines import Run
+    from ..engines import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class EngineOptions:
     """do only part I of N, from 1/N to N/N, as in a job array; processes of torchrun divide the work in the same way"""
 
     def for_run(self, device: str) -> dict[str, Any]:
-        """The options of `datagen.engines.run`."""
-        from ..datagen.engines import parse_shard
+        """The options of `engines.run`."""
+        from ..engines import parse_shard
 
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers {self.workers}: expected at least 1")

@@ -9,6 +9,7 @@ whose step is linear in z and D, this equals the authors' blending of the latent
 during the run, the sampler's latent still holds what lay under the larger one; it fades by the last step, where z is D.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -19,14 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from ..nn.site import Site
 from ..text.align import positions
 from .inject import pairs_of
-from .record import map_size
-from .run import AtSites, Control, Run, check_fraction
+from .run import Control, Run, Size, WatchCross, check_fraction
 
 Field = Callable[[Tensor, float], Tensor]
-Size = tuple[int, int]
 Words = str | Sequence[str]
 
 
@@ -39,12 +37,11 @@ class LocalBlend(Control):
     the latents. subtract: a word or a list of words, looked up in both prompts; where they are, the source stays.
 
     A word's mask is where its map exceeds `threshold` (subtract_threshold) of the map's own maximum. Maps are averaged
-    over all steps so far; blending starts after `start`, a fraction of the steps. size: of the maps, (y, x) or the
-    shorter side; by default the coarsest whose shorter side is at least 16 (16 x 16 for latents of 64 x 64), else the
-    finest. Maps are taken after the controls before this one in the list.
+    over all steps so far; blending starts after `start`, a fraction of the steps. Of the network's map sizes it takes
+    the coarsest whose shorter side is at least 16 (16 x 16 for latents of 64 x 64), else the finest. Maps are taken
+    after the controls before this one in the list.
 
-    Raises ValueError for invalid options; on `bind`, for a run without a pair, a word that is absent and a
-    size that no map has.
+    Raises ValueError for invalid options; on `bind`, for a run without a pair and a word that is absent.
     """
 
     words: Any = None
@@ -54,7 +51,6 @@ class LocalBlend(Control):
     start: float = 0.2
     subtract: Words = ()
     subtract_threshold: float = 0.3
-    size: int | Size | None = None
 
     def __post_init__(self):
         if (self.words is None) == (self.mask is None):
@@ -91,60 +87,49 @@ class LocalBlend(Control):
         thresholds = self.threshold, self.subtract_threshold
         mask = None if self.mask is None else fit_mask(as_mask(self.mask), run.size)
         start = run.cut(int(self.start * run.steps)) if self.start else float("inf")
-        sizes = run.map_sizes, chosen_size(self.size, run.map_sizes)
-        return BoundBlend(run.size, pairs, tokens, thresholds, mask, start, *sizes)
+        return BoundBlend(run.size, pairs, tokens, thresholds, mask, start, max(run.map_sizes, key=_rank, default=None))
 
 
+@dataclass(eq=False)
 class BoundBlend(Control):
-    """LocalBlend in a run, with the maps seen so far.
+    """LocalBlend in a run, with the maps seen so far."""
 
-    tokens (2, b, m): 1 at the words, and at the words to subtract. sizes: of all maps of the network; size: of the maps
-    to use, or None to choose.
-    """
+    shape: Size
+    """of the latents"""
+    pairs: Sequence[tuple[int, int]]
+    tokens: Tensor
+    """(2, b, m): 1 at the words, and at the words to subtract"""
+    thresholds: tuple[float, float]
+    given: Tensor | None
+    """a mask, in place of the words'"""
+    start: float
+    """the noise level from which on it blends"""
+    size: Size | None
+    """of the maps to use"""
+    sums: Tensor | None = None
+    """of maps (2, b, n)"""
+    mask: Tensor | None = None
+    """the last one, (p, 1, y, x)"""
 
-    def __init__(
-        self,
-        shape: Size,
-        pairs: Sequence[tuple[int, int]],
-        tokens: Tensor,
-        thresholds: tuple[float, float],
-        given: Tensor | None,
-        start: float,
-        sizes: Sequence[Size],
-        size: Size | None,
-    ):
-        self.sizes, self.shape, self.tokens, self.thresholds, self.given = sizes, shape, tokens, thresholds, given
-        self.source, self.edited = (torch.tensor(side) for side in zip(*pairs))
-        self.start, self.size = start, size
-        self.watches = bool(tokens.any())
-        self.seen: Size | None = None
-        """the size of the maps that are summed"""
-        self.sums: Tensor | None = None
-        """(2, b, n)"""
-        self.mask: Tensor | None = None
-        """the last one, (p, 1, y, x)"""
+    def __post_init__(self):
+        self.source, self.edited = (torch.tensor(side) for side in zip(*self.pairs))
+        self.watches, self.subtracts = bool(self.tokens.any()), bool(self.tokens[1:].any())
 
     # Maps
 
-    def for_call(self, sigma: float, branches: Sequence[int], b: int) -> "BlendCall | None":
+    def for_call(self, sigma: float, branches: Sequence[int], b: int) -> WatchCross | None:
         if 0 not in branches or not self.watches:
             return None
-        return BlendCall(self, list(branches).index(0) * b)
-
-    def wants(self, n: int) -> bool:
-        """Whether to use maps of n pixels: of the size asked for, or at least as good as those seen so far."""
-        size = map_size(n, self.sizes)
-        if self.size is not None:
-            return size == self.size
-        return self.seen is None or _rank(size) >= _rank(self.seen)
+        return WatchCross(self.add, list(branches).index(0) * b)
 
     def add(self, p: Tensor, first: int) -> None:
         """Add the words' maps in the probabilities p (r, h, n, m) of one site; the batch's rows start at `first`."""
-        size, b = map_size(p.shape[2], self.sizes), self.tokens.shape[1]
-        self.tokens = self.tokens.to(p.device, torch.float32)
+        if self.size is None or p.shape[2] != math.prod(self.size):
+            return
+        b, self.tokens = self.tokens.shape[1], self.tokens.to(p.device, torch.float32)
         mean = p[first : first + b].detach().mean(1, dtype=torch.float32)
         maps = torch.einsum("bnm,kbm->kbn", mean, self.tokens)
-        self.sums, self.seen = (maps if self.sums is None or size != self.seen else self.sums + maps), size
+        self.sums = maps if self.sums is None else self.sums + maps
 
     # Masks
 
@@ -162,49 +147,31 @@ class BoundBlend(Control):
         """z (b, c, y, x) with the edited halves blended by the last mask; exact where it is 0 or 1."""
         if self.mask is None:
             return z
-        source, edited = self.source.to(z.device), self.edited.to(z.device)
-        return z.index_copy(0, edited, torch.lerp(z[source], z[edited], self.mask))
+        self.source, self.edited = self.source.to(z.device), self.edited.to(z.device)  # once: it waits for a GPU
+        return z.index_copy(0, self.edited, torch.lerp(z[self.source], z[self.edited], self.mask))
 
     def masks(self, z: Tensor) -> Tensor:
         """(p, 1, y, x) like z: 1 where the edited half may differ."""
         if self.watches and self.sums is None:
-            sized = "" if self.size is None else f" of {self.size[0]} x {self.size[1]} (y x)"
             raise ValueError(
-                f"LocalBlend has seen no cross-attention maps{sized}: the network has none, or a scale of 0 left out "
-                "the guidance branch with the text. Choose another size or scale, or give a mask"
+                "LocalBlend has seen no cross-attention maps: the network has none, or a scale of 0 left out the "
+                "guidance branch with the text. Choose another scale, or give a mask"
             )
         if self.given is None:
             mask = self.both(0, pool=True).to(z)
         else:
-            mask = self.given.to(z).expand(len(self.edited), *self.shape)
-        if self.tokens[1:].any():
+            self.given = self.given.to(z)
+            mask = self.given.expand(len(self.edited), *self.shape)
+        if self.subtracts:
             mask = mask * ~self.both(1, pool=False)
         return mask[:, None]
 
     def both(self, kind: int, pool: bool) -> Tensor:
         """(p, y, x): where the words are in the source or the edited half."""
-        assert self.sums is not None and self.seen is not None  # `masks` has raised otherwise
-        maps = self.sums[kind].unflatten(-1, self.seen)
+        assert self.sums is not None and self.size is not None  # `masks` has raised otherwise
+        maps = self.sums[kind].unflatten(-1, self.size)
         mask = where(maps, self.shape, self.thresholds[kind], pool)
         return mask[self.source.to(mask.device)] | mask[self.edited.to(mask.device)]
-
-
-class BlendCall(AtSites):
-    """One network call: its maps are added and left as they are."""
-
-    def __init__(self, blending: BoundBlend, first: int):
-        self.blending, self.first, self.now = blending, first, False
-
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]:
-        self.now = site.kind == "cross" and self.blending.wants(q.shape[2])  # attention asks for inputs first
-        return q, k, v
-
-    def needs_probs(self, site: Site) -> bool:
-        return self.now
-
-    def probs(self, p: Tensor, site: Site) -> Tensor:
-        self.blending.add(p, self.first)
-        return p
 
 
 def where(maps: Tensor, shape: Size, threshold: float, pool: bool = True) -> Tensor:
@@ -218,17 +185,6 @@ def where(maps: Tensor, shape: Size, threshold: float, pool: bool = True) -> Ten
         maps = max_pool2d(maps, 3, stride=1, padding=1)
     maps = interpolate(maps, size=shape, mode="nearest")[:, 0]
     return maps > threshold * maps.amax((-2, -1), keepdim=True)
-
-
-def chosen_size(size: int | Size | None, there: Sequence[Size]) -> Size | None:
-    """(y, x) of the maps named by `size`. Raises ValueError where the network has none of that size."""
-    if size is None:
-        return None
-    named = [each for each in there if size == min(each) or (not isinstance(size, int) and tuple(size) == each)]
-    if not named:
-        listed = ", ".join(f"{y} x {x}" for y, x in there)
-        raise ValueError(f"size {size!r}: this network's maps are (y x) {listed}")
-    return named[0]
 
 
 def _rank(size: Size) -> tuple[bool, int]:

@@ -57,11 +57,11 @@ class Injection(Control):
     pixels: int = 256
 
     def __post_init__(self):
-        check_part("cross", self.cross)
-        check_part("self", self.self)
+        ends_of("cross", self.cross)
+        ends_of("self", self.self)
         check_mapping("words", self.words, "parts of a run")
         for word, part in self.words.items():
-            check_part(f"cross of the word {word!r}:", part)
+            ends_of(f"cross of the word {word!r}:", part)
         if isinstance(self.pixels, bool) or not isinstance(self.pixels, int) or self.pixels < 0:
             raise ValueError(f"pixels {self.pixels!r}: expected a whole number, 0 or more")
 
@@ -73,14 +73,14 @@ class Injection(Control):
         pairs = pairs_of(run, type(self).__name__)
         mapped = [self.mapping(run.tokenizer, run.prompts[s], run.prompts[e]) for s, e in pairs]
         mappers, takes = (torch.stack(each) for each in zip(*mapped))
-        windows = torch.tensor(cross_window(run, self.cross), dtype=torch.float64).repeat(*takes.shape, 1)
+        windows = torch.tensor(window(run, self.cross, run.steps + 1), dtype=torch.float64).repeat(*takes.shape, 1)
         for (_, edited), row in zip(pairs, windows):
             for word, part in self.words.items():
                 tokens = positions(run.tokenizer, run.prompts[edited], word)
-                row[tokens] = torch.tensor(cross_window(run, part), dtype=torch.float64)
+                row[tokens] = torch.tensor(window(run, part, run.steps + 1), dtype=torch.float64)
         everywhere = (0.0,) * len(run.sources)
         shared = ScheduledShare(sources=run.sources, cuts=everywhere, branch=0, pixels=self.pixels)
-        return BoundInjection(pairs, mappers, takes, windows, shared, self_window(run, self.self))
+        return BoundInjection(pairs, mappers, takes, windows, shared, window(run, self.self, run.steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Reweight(Control):
         check_mapping("words", self.words, "factors")
         if not self.words:
             raise ValueError('no word to reweight; expected a factor a word, e.g. {"fluffy": 2}')
-        check_part("cross", self.cross)
+        ends_of("cross", self.cross)
         for word, factor in self.words.items():
             if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor):
                 raise ValueError(f"factor {factor!r} of the word {word!r}: expected a finite number")
@@ -132,7 +132,7 @@ class Reweight(Control):
         for i in set(range(b)) - sources:
             for word, factor in self.words.items():
                 factors[i, positions(run.tokenizer, run.prompts[i], word)] *= factor
-        return BoundReweight(factors, cross_window(run, self.cross))
+        return BoundReweight(factors, window(run, self.cross, run.steps + 1))
 
 
 # Bound to a run
@@ -153,6 +153,8 @@ class BoundInjection(Control):
         self.sources, self.edited = (torch.tensor(side) for side in zip(*pairs))
         self.mappers, self.takes, self.windows = mappers, takes, windows
         self.shared, self.self_window = shared, self_window
+        self.calls: dict[tuple, InjectionCall] = {}
+        """of the alphas so far, so that their tensors move to the device once"""
 
     def for_call(
         self, sigma: float, branches: Sequence[int], b: int
@@ -162,7 +164,11 @@ class BoundInjection(Control):
         if 0 not in branches or not alpha.any():
             return shared_call
         first = list(branches).index(0) * b
-        return InjectionCall(self.sources + first, self.edited + first, self.mappers, alpha, shared_call)
+        key = first, shared_call, *alpha.flatten().tolist()
+        if key not in self.calls:
+            rows = self.sources + first, self.edited + first
+            self.calls[key] = InjectionCall(*rows, self.mappers, alpha, shared_call)
+        return self.calls[key]
 
     def alpha(self, sigma: float) -> Tensor:
         """(p, m): how much of its map each token of each edited prompt takes from the source."""
@@ -202,13 +208,16 @@ class BoundReweight(Control):
 
     def __init__(self, factors: Tensor, window: Window):
         self.factors, self.window = factors, window
+        self.calls: dict[tuple, ReweightCall] = {}
 
     def for_call(self, sigma: float, branches: Sequence[int], b: int) -> "ReweightCall | None":
         if 0 not in branches or not self.window.open(sigma) or (self.factors == 1).all():
             return None
-        factors = torch.ones(len(branches), *self.factors.shape)
-        factors[list(branches).index(0)] = self.factors
-        return ReweightCall(factors.flatten(0, 1))
+        if tuple(branches) not in self.calls:
+            factors = torch.ones(len(branches), *self.factors.shape)
+            factors[list(branches).index(0)] = self.factors
+            self.calls[tuple(branches)] = ReweightCall(factors.flatten(0, 1))
+        return self.calls[tuple(branches)]
 
 
 class ReweightCall(AtSites):
@@ -228,22 +237,11 @@ class ReweightCall(AtSites):
 # Parts of a run, pairs of a batch
 
 
-def cross_window(run: Run, part: Part) -> Window:
-    return _window(run, part, run.steps + 1)
-
-
-def self_window(run: Run, part: Part) -> Window:
-    return _window(run, part, run.steps)
-
-
-def _window(run: Run, part: Part, n: int) -> Window:
-    """The steps int(from n) ... int(to n) - 1, as published."""
-    start, end = (int(fraction * n) for fraction in _ends(part))
+def window(run: Run, part: Part, n: int) -> Window:
+    """The steps int(from n) ... int(to n) - 1, as published: n is the number of steps for self-attention, and one more
+    for cross-attention."""
+    start, end = (int(fraction * n) for fraction in ends_of("part", part))
     return Window(first=run.cut(start) if start else math.inf, cut=run.cut(end))
-
-
-def _ends(part: Part) -> tuple[float, float]:
-    return (0.0, part) if isinstance(part, (int, float)) else (part[0], part[1])
 
 
 def pairs_of(run: Run, name: str) -> list[tuple[int, int]]:
@@ -254,14 +252,15 @@ def pairs_of(run: Run, name: str) -> list[tuple[int, int]]:
     return pairs
 
 
-def check_part(name: str, part: Part) -> None:
-    """Raise ValueError unless `part` is a number from 0 to 1, or two in rising order."""
-    ends = (0.0, part) if not isinstance(part, (tuple, list)) else part
+def ends_of(name: str, part: Part) -> tuple[float, float]:
+    """(from, to) of a part of a run. Raises ValueError unless it is a number from 0 to 1, or two in rising order."""
+    ends = part if isinstance(part, (tuple, list)) else (0.0, part)
     if len(ends) != 2:
         raise ValueError(f"{name} {part!r}: expected a number from 0 to 1, or two: from and to")
     start, end = (check_fraction(name, fraction) for fraction in ends)
     if start > end:
         raise ValueError(f"{name} {part!r}: the part of a run ends before it starts; did you mean {(end, start)}?")
+    return start, end
 
 
 def check_mapping(name: str, value: Any, of: str) -> None:

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ..nn.site import AttentionControl, Site
 
+Size = tuple[int, int]
+"""y and x"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -21,10 +24,10 @@ class Run:
 
     sigmas: tuple[float, ...]
     """the noise levels, falling: one more than there are steps"""
-    size: tuple[int, int]
-    """y and x of the latents"""
-    map_sizes: tuple[tuple[int, int], ...] = ()
-    """(y, x) of the network's attention maps, the largest first"""
+    size: Size
+    """of the latents"""
+    map_sizes: tuple[Size, ...] = ()
+    """of the network's attention maps, the largest first"""
     prompts: tuple[str, ...]
     """the text of each item, on which guidance branch 0 is conditioned"""
     sources: tuple[int, ...]
@@ -38,6 +41,26 @@ class Run:
     def cut(self, steps: int) -> float:
         """The noise level at which a window of the first `steps` steps ends: it is open while sigma > this."""
         return self.sigmas[max(0, min(steps, self.steps))]
+
+
+def bind(
+    controls: Sequence["Control"],
+    pipe: Any,
+    sigmas: Tensor,
+    size: tuple[int, int],
+    prompts: Sequence[str],
+    sources: Sequence[int] | None = None,
+) -> list["Control"]:
+    """The controls, each fitted to a run of this pipeline. sources: items are their own unless given."""
+    run = Run(
+        sigmas=tuple(sigmas.tolist()),
+        size=(size[0], size[1]),
+        map_sizes=tuple(pipe.unet.map_sizes(size)),
+        tokenizer=pipe.tokenizer,
+        prompts=tuple(prompts),
+        sources=tuple(sources or range(len(prompts))),
+    )
+    return [each.bind(run) for each in controls]
 
 
 class Control:
@@ -69,6 +92,21 @@ class AtSites(AttentionControl):
         return False
 
     def probs(self, p: Tensor, site: Site) -> Tensor:
+        return p
+
+
+class WatchCross(AtSites):
+    """Hands the probabilities p (r, h, n, m) of every cross-attention site to `add(p, first)` and leaves them as they
+    are; the rows of the watched branch start at `first`."""
+
+    def __init__(self, add: Callable[[Tensor, int], None], first: int):
+        self.add, self.first = add, first
+
+    def needs_probs(self, site: Site) -> bool:
+        return site.kind == "cross"
+
+    def probs(self, p: Tensor, site: Site) -> Tensor:
+        self.add(p, self.first)
         return p
 
 

@@ -5,7 +5,7 @@ guidance branches. Logits are q k^T, so it is enough to give it the source's q a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,28 +48,36 @@ class ScheduledShare(Control):
     cuts: Sequence[float]
     branch: int | None = None
     pixels: int | None = None
+    calls: dict[tuple[int, ...], "SelfAttentionInjection"] = field(default_factory=dict, init=False, repr=False)
+    """of the rows that were asked for, so that their numbers move to the device once"""
 
     def for_call(self, sigma: float, branches: Sequence[int], b: int) -> "SelfAttentionInjection | None":
         taken = [source if sigma > cut else i for i, (source, cut) in enumerate(zip(self.sources, self.cuts))]
         own = list(range(b))
-        rows = [
+        rows = tuple(
             g * b + i for g, branch in enumerate(branches) for i in (taken if self.branch in (None, branch) else own)
-        ]
-        return None if rows == list(range(len(rows))) else SelfAttentionInjection(rows, self.pixels)
+        )
+        if rows == tuple(range(len(rows))):
+            return None
+        return self.calls.setdefault(rows, SelfAttentionInjection(rows, self.pixels))
 
 
 class SelfAttentionInjection(AtSites):
     """In self-attention, row r takes q and k of row rows[r] and keeps its own v."""
 
-    def __init__(self, rows: Sequence[int], pixels: int | None = None):
-        self.rows, self.pixels = torch.tensor(rows), pixels
+    def __init__(self, rows: Sequence[int] | Tensor, pixels: int | None = None):
+        self.rows, self.pixels = torch.as_tensor(rows), pixels
+
+    def on(self, device: torch.device) -> Tensor:
+        """The rows, on the device from now on."""
+        self.rows = self.rows.to(device)
+        return self.rows
 
     def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]:
         if site.kind != "self" or (self.pixels is not None and q.shape[2] > self.pixels):
             return q, k, v
-        self.rows = self.rows.to(q.device)
         return self.taken(q), self.taken(k), v
 
     def taken(self, x: Tensor) -> Tensor:
         """x (b, h, n, d) with rows `rows`; selected as (b, n, h, d), in which each row is contiguous."""
-        return x.transpose(1, 2).index_select(0, self.rows).transpose(1, 2)
+        return x.transpose(1, 2).index_select(0, self.on(x.device)).transpose(1, 2)

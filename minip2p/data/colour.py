@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from PIL import ExifTags, Image, ImageChops, ImageCms
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from .pixels import ImageError, scaled
 
@@ -17,16 +17,6 @@ MODES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 READS = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
 """a picture's kind of colour -> the modes that its profile may have"""
 GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF's orientation -> what puts the picture upright"""
 STRIP = 2**20
 """pixels that are converted at a time: a conversion needs hardly more memory than the picture and its result"""
 
@@ -46,9 +36,9 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} has no pixels")
     ends, convert = _black_and_white(image, name), to_srgb(image, name)
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        image = ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about rotation
-        turn = None
+        pass
     rgb, rows = Image.new("RGB", image.size), max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -58,7 +48,7 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
             rgb.paste(_strip_as_rgb(strip, convert), (0, top))
         except ValueError:
             raise ImageError(f"{name}: colours of mode {image.mode} cannot be read; save it as RGB first") from None
-    return rgb if turn is None else rgb.transpose(turn)
+    return rgb
 
 
 def _strip_as_rgb(strip: Image.Image, convert: Convert | None) -> Image.Image:

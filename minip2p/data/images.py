@@ -84,12 +84,12 @@ def to_tensor(image: Image.Image) -> Tensor:
 def from_tensor(x: Tensor, *, truncate: bool = False) -> Image.Image:
     """(3, y, x), clipped to [0, 1], as an 8-bit picture: rounded, or truncated as the authors do.
 
-    Raises ValueError for another shape or values that are not numbers.
+    Raises ValueError for another shape, and for values that are not finite.
     """
     if x.dim() != 3 or x.shape[0] != 3:
         raise ValueError(f"a picture of shape {tuple(x.shape)}; expected (3, y, x)")
     x = x.detach().float().cpu()
-    if x.isnan().any():
-        raise ValueError("a picture holds values that are not numbers (NaN)")
+    if not x.isfinite().all():
+        raise ValueError("a picture holds values that are not finite (NaN or infinity)")
     levels = 255 * x.clamp(0, 1)
     return Image.fromarray((levels if truncate else levels.round()).byte().movedim(0, -1).contiguous().numpy())

@@ -14,9 +14,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from ..files import lock_folder, write_content, write_file, write_json
 from .colour import to_srgb
@@ -28,8 +29,6 @@ from .picture_files import decode, open_picture
 from .pixels import ImageError
 
 SETTINGS, LIST = "run.json", "seeds.json"
-Progress = Callable[[Iterable[int], str], Iterable[int]]
-"""wraps an iteration over pairs, with what is done to them, as `tqdm.tqdm` does"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,7 @@ class Imported:
     """row -> its error, of the rows left out"""
 
 
-def import_pairs(
-    edits: Edits, output: Path, *, lossless: bool = False, skip_broken: bool = False, progress: Progress | None = None
-) -> Imported:
+def import_pairs(edits: Edits, output: Path, *, lossless: bool = False, skip_broken: bool = False) -> Imported:
     """Write all pairs to the folder `output`.
 
     lossless: images that are not JPEG become PNG, which the authors' code does not read, instead of JPEG of quality
@@ -54,13 +51,13 @@ def import_pairs(
     and for a broken pair.
     """
     with lock_folder(output):
-        return _import(edits, output, lossless, skip_broken, progress or _silent)
+        return _import(edits, output, lossless, skip_broken)
 
 
-def _import(edits: Edits, output: Path, lossless: bool, skip_broken: bool, progress: Progress) -> Imported:
+def _import(edits: Edits, output: Path, lossless: bool, skip_broken: bool) -> Imported:
     settings = {"verb": "import", "lossless": lossless}
     _check_output(output, settings)
-    broken = _find_broken(edits, output, progress)
+    broken = _find_broken(edits, output)
     good = [i for i in range(len(edits)) if i not in broken]
     if broken and not (skip_broken and good):
         more = f"; {len(broken) - 1:,} more of {len(edits):,} are broken" if len(broken) > 1 else ""
@@ -68,7 +65,7 @@ def _import(edits: Edits, output: Path, lossless: bool, skip_broken: bool, progr
         raise ValueError(f"{next(iter(broken.values()))}{more}{hint}")
     write_json(output / SETTINGS, settings)
     missing = [i for i in good if not (output / folder_name(i)).is_dir()]
-    for i in progress(missing, "writing"):
+    for i in tqdm(missing, "writing", unit="pair", leave=False):
         write_content(output / folder_name(i), _contents(edits.text(i), edits.files(i), lossless))
     seeds = [[folder_name(i), [seed_of(edits.key(i))]] for i in good]
     write_file(output / LIST, json.dumps(seeds) + "\n")
@@ -111,7 +108,7 @@ def _check_output(output: Path, settings: dict) -> None:
         raise ValueError(f"output {output} was started with {was:.80}, now it is {now}; choose a new folder")
 
 
-def _find_broken(edits: Edits, output: Path, progress: Progress) -> dict[int, str]:
+def _find_broken(edits: Edits, output: Path) -> dict[int, str]:
     """Row -> its error. Reads every text and opens every image, except of pairs that are already written.
 
     Raises ValueError where the folder holds another pair in a row's place, or a pair beyond the last row.
@@ -122,7 +119,7 @@ def _find_broken(edits: Edits, output: Path, progress: Progress) -> dict[int, st
             f"output {output} holds {beyond[0]}, which is beyond the {len(edits):,} rows; choose a new folder"
         )
     broken = {}
-    for i in progress(range(len(edits)), "checking"):
+    for i in tqdm(range(len(edits)), "checking", unit="pair", leave=False):
         text = None
         try:
             text = edits.text(i)
@@ -160,7 +157,3 @@ def _contents(text: EditText, images: tuple[EncodedImage, EncodedImage], lossles
         ending, data = encode(image, lossless)
         contents[f"{seed}_{side}.{ending}"] = data
     return contents
-
-
-def _silent(rows: Iterable[int], what: str) -> Iterable[int]:
-    return rows

@@ -58,8 +58,10 @@ class Inspection:
     """all pixels of the two images are equal"""
     cut: Finding = field(default_factory=Finding)
     """the instruction has more than `max_tokens` tokens"""
+    cut_captions: Finding = field(default_factory=Finding)
+    """a caption has more than `max_tokens` tokens"""
     longest: tuple[int, str, str] = (0, "", "")
-    """of the longest instruction that is cut: its tokens, the text that is read, the text that is not"""
+    """of the longest text that is cut: its tokens, the text that is read, the text that is not"""
     words: array = field(default_factory=lambda: array("I"))
     """of each instruction"""
     tokens: array = field(default_factory=lambda: array("I"))
@@ -84,16 +86,22 @@ class Inspection:
             self.same.add(text.name)
 
     def _measure_text(self, text: EditText) -> None:
-        spans = self.token_spans(text.instruction)
         self.words.append(len(text.instruction.split()))
-        self.tokens.append(len(spans))
+        self.tokens.append(self._measure(text.instruction))
         if not text.instruction:
             self.empty.add(text.name)
-        if len(spans) > self.max_tokens:
+        if self.tokens[-1] > self.max_tokens:
             self.cut.add(text.name)
-            if len(spans) > self.longest[0]:
-                end = spans[self.max_tokens - 1][1]
-                self.longest = len(spans), text.instruction[:end], text.instruction[end:]
+        if max(map(self._measure, (text.input or "", text.output or ""))) > self.max_tokens:
+            self.cut_captions.add(text.name)
+
+    def _measure(self, text: str) -> int:
+        """Its tokens."""
+        spans = self.token_spans(text)
+        if len(spans) > max(self.max_tokens, self.longest[0]):
+            end = spans[self.max_tokens - 1][1]
+            self.longest = len(spans), text[:end], text[end:]
+        return len(spans)
 
     def _find_repeats(self, text: EditText, files: tuple[bytes, bytes]) -> None:
         digest = blake2b(b"".join(blake2b(data).digest() for data in files), digest_size=12)

@@ -1,12 +1,14 @@
 """Sets of edit pairs as latents, encoded once by an autoencoder (`datagen/precompute.py` makes them).
 
     DIR/precomputed.json     everything that determines the content: size, resize, crops, flips, seed, hashes of the
-                             autoencoder and of the data
+                             autoencoder, of the text encoder with its tokenizer, and of the data
     DIR/00000064.tar         pairs 64, 65, ... for the webdataset library, with the members
         00000064.json        the pair's text: key, instruction, group, and captions if there are any
         00000064.npy         float16 (variants, 3, c, y, x): mode of the source, mean and standard deviation of the
                              target, unscaled; variant 2 k + f is crop k, mirrored if f
-        00000064.broken      in place of both, why the pair could not be read
+        00000064.text.npy    float16 (m, d): the text encoder's states of the instruction, unless an earlier pair of
+                             this tar has the same; in no tar if the text encoder is to be trained
+        00000064.broken      in place of all, why the pair could not be read
 
 A tar is written whole or not at all.
 """
@@ -15,10 +17,10 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -47,6 +49,14 @@ class Needed:
     """(c, y, x) of an image's latents"""
     pairs: Count
     unit: Count
+    text: str | None = None
+    """what gave the states of the texts, where there are any (`pipeline.fingerprint.text_fingerprint`)"""
+    text_shape: tuple[Width, Width] | None = None
+    """(m, d)"""
+
+    def __post_init__(self):
+        if (self.text is None) != (self.text_shape is None):
+            raise ValueError("text_shape: expected with text, and not without it")
 
 
 def is_precomputed(path: str | Path) -> bool:
@@ -72,7 +82,7 @@ class Latents:
     """the target's caption, if there is one"""
     tars: list[Path] = field(repr=False)
     where: np.ndarray = field(repr=False)
-    """(n, 2): for each pair the index of its tar, and the offset of its array"""
+    """(n, 3): for each pair the index of its tar, the offset of its array, and of its text's states (-1 for none)"""
 
     def __len__(self) -> int:
         return len(self.instructions)
@@ -94,14 +104,15 @@ class Latents:
         if lacking := [tar for tar in tars if tar.name not in found]:
             raise EditsError(f"{path}: {len(lacking):,} of {expected:,} tars are missing; run minip2p precompute again")
         shape = (header["crops"] * (1 + header["flips"]), 3, *header["shape"])
+        states = tuple(header.get("text_shape") or ())
         instructions, groups, outputs, where = [], [], [], []
         for number, tar in enumerate(tars):
-            for text, start in _members(tar, min(unit, pairs - number * unit), shape):
+            for text, *starts in _members(tar, min(unit, pairs - number * unit), shape, states):
                 instructions.append(text["instruction"])
-                groups.append((text["group"], text.get("key", f"{number} {start}")))
+                groups.append((text["group"], text.get("key", f"{number} {starts[0]}")))
                 outputs.append(text.get("output"))
-                where.append((number, start))
-        places = np.array(where, dtype=np.int64).reshape(-1, 2)
+                where.append((number, *starts))
+        places = np.array(where, dtype=np.int64).reshape(-1, 3)
         return cls(path, header, instructions, groups, outputs, tars, places)
 
     def check(self, *, size: int, vae: str) -> None:
@@ -118,14 +129,20 @@ class Latents:
     def read(self, i: int, variant: int) -> Tensor:
         """(3, c, y, x) float32: mode of the source, mean and standard deviation of the target. EditsError where they
         are not finite."""
-        tar, start = self.tars[self.where[i, 0]], int(self.where[i, 1])
         shape = (3, *self.header["shape"])
-        size = 2 * math.prod(shape)
-        data = read_part(tar, start + variant * size, size, f"latents of pair {i}")
-        latents = np.frombuffer(data, np.float16).reshape(shape).astype(np.float32)
-        if not np.isfinite(latents).all():
-            raise EditsError(f"{tar}: the latents of pair {i} are not finite; {AGAIN}")
-        return torch.from_numpy(latents)
+        start = int(self.where[i, 1]) + variant * 2 * math.prod(shape)
+        return self._numbers(i, start, shape, "latents").float()
+
+    def read_states(self, i: int) -> Tensor:
+        """(m, d) float16: the text encoder's states of pair i's instruction. EditsError where they are not finite."""
+        return self._numbers(i, int(self.where[i, 2]), tuple(self.header["text_shape"]), "text")
+
+    def _numbers(self, i: int, start: int, shape: tuple[int, ...], what: str) -> Tensor:
+        tar = self.tars[self.where[i, 0]]
+        numbers = np.frombuffer(read_part(tar, start, 2 * math.prod(shape), f"{what} of pair {i}"), np.float16)
+        if not np.isfinite(numbers).all():
+            raise EditsError(f"{tar}: the {what} of pair {i} are not finite; {AGAIN}")
+        return torch.from_numpy(numbers.reshape(shape).copy())
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -139,9 +156,17 @@ def read_header(path: Path) -> dict[str, Any]:
     return values
 
 
-def tar_bytes(first: int, items: Sequence[tuple[EditText, np.ndarray] | ValueError]) -> bytes:
-    """The tar of a unit. An item is (text, float16 array (variants, 3, c, y, x)), or the error of a broken pair."""
+def tar_bytes(
+    first: int,
+    items: Sequence[tuple[EditText, np.ndarray] | ValueError],
+    states: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
+    """The tar of a unit. An item is (text, float16 array (variants, 3, c, y, x)), or the error of a broken pair.
+
+    states: instruction -> float16 (m, d).
+    """
     files: dict[str, bytes] = {}
+    left = dict(states or {})
     for number, item in enumerate(items, first):
         key = f"{number:08d}"
         if isinstance(item, ValueError):
@@ -151,18 +176,29 @@ def tar_bytes(first: int, items: Sequence[tuple[EditText, np.ndarray] | ValueErr
         names = ("key", "instruction", "group", "input", "output")
         values = {name: getattr(text, name) for name in names}
         line = json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)
-        stored = io.BytesIO()
-        np.save(stored, np.ascontiguousarray(array, dtype=np.float16))
         files[f"{key}.json"] = line.encode("utf-8", "surrogatepass")  # lone surrogates, if the source has them
-        files[f"{key}.npy"] = stored.getvalue()
+        if text.instruction in left:
+            files[f"{key}.text.npy"] = _npy(left.pop(text.instruction))
+        files[f"{key}.npy"] = _npy(array)
     return make_tar(files)
 
 
-def _members(tar: Path, pairs: int, shape: tuple[int, ...]) -> Iterator[tuple[dict[str, str], int]]:
-    """(text, offset of the array's numbers) of each pair that is not broken; `pairs` counts the broken ones too."""
+def _npy(array: np.ndarray) -> bytes:
+    stored = io.BytesIO()
+    np.save(stored, np.ascontiguousarray(array, dtype=np.float16))
+    return stored.getvalue()
+
+
+def _members(
+    tar: Path, pairs: int, shape: tuple[int, ...], states: tuple[int, ...]
+) -> Iterator[tuple[dict[str, str], int, int]]:
+    """(text, offset of the array's numbers, of those of its text's states) of each pair that is not broken; -1 where
+    `states`, their shape, is empty. `pairs` counts the broken ones too."""
     try:
         with open(tar, "rb") as file:
             texts: dict[str, dict[str, str]] = {}
+            encoded: dict[str, int] = {}
+            items: list[tuple[dict[str, str], int]] = []
             found = 0
             for name, offset, size in tar_members(tar):
                 file.seek(offset)
@@ -170,14 +206,22 @@ def _members(tar: Path, pairs: int, shape: tuple[int, ...]) -> Iterator[tuple[di
                 if ending == "json":
                     texts = {key: json.loads(file.read(min(size, MAX_TEXT)))}
                     texts[key]["instruction"] + texts[key]["group"]
+                elif ending == "text.npy":
+                    encoded[texts[key]["instruction"]] = _numbers_start(file, name, states, offset + size)
                 elif ending == "npy":
-                    np.lib.format.read_magic(file)
-                    about = np.lib.format.read_array_header_1_0(file)
-                    if about != (shape, False, np.float16) or offset + size - file.tell() != 2 * math.prod(shape):
-                        raise ValueError(f"{name} has the shape {about[0]}, where {HEADER} says {shape}")
-                    yield texts[key], file.tell()
+                    items.append((texts[key], _numbers_start(file, name, shape, offset + size)))
                 found += ending in ("npy", "broken")
             if found != pairs:  # a tar that ends early, after a whole file
                 raise EOFError(f"{found} pairs of {pairs}")
+            yield from ((text, start, encoded[text["instruction"]] if states else -1) for text, start in items)
     except (tarfile.TarError, OSError, ValueError, KeyError, EOFError, TypeError, RecursionError) as error:
         raise EditsError(f"{tar} is damaged ({error}); {AGAIN}") from None
+
+
+def _numbers_start(file: BinaryIO, name: str, shape: tuple[int, ...], end: int) -> int:
+    """Where the numbers of an array begin in a file that is at its head. ValueError for another shape."""
+    np.lib.format.read_magic(file)
+    about = np.lib.format.read_array_header_1_0(file)
+    if about != (shape, False, np.float16) or end - file.tell() != 2 * math.prod(shape):
+        raise ValueError(f"{name} has the shape {about[0]}, where {HEADER} says {shape}")
+    return file.tell()

@@ -5,7 +5,7 @@ Every picture file of the package is opened by `open_picture` or `decode`.
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +19,8 @@ from .pixels import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 """that are read, by Pillow's names. Others start programs (EPS), or take seconds and gigabytes (JPEG 2000)"""
+PLUGINS = "WebP", "Avif", "Tiff"
+"""Pillow's modules for those that `Image.preinit` does not import"""
 HEIF = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()
 """brands of HEIC files, bytes 8 to 11; HEIC is read where a plug-in for Pillow is installed"""
 ENDINGS = (
@@ -38,13 +40,16 @@ HUNGRY = ("WEBP", "AVIF", "HEIF")
 @cache
 def formats() -> tuple[str, ...]:
     """FORMATS as far as this Pillow has them, and HEIF with its plug-in."""
+    Image.preinit()
+    for plugin in PLUGINS:
+        with suppress(ImportError):
+            import_module(f"PIL.{plugin}ImagePlugin")
     for plugin in ("pillow_heif", "pi_heif"):
         try:
             import_module(plugin).register_heif_opener()
             break
         except ImportError:
             pass
-    Image.init()
     return tuple(name for name in (*FORMATS, "HEIF") if name in Image.OPEN)
 
 

@@ -86,15 +86,21 @@ def run(
     thresholds: Thresholds = PAPER,
     most: int | None = 4,
     on_unit: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    overwrite: bool = False,
 ) -> Filtered:
     """Filter all finished units of a folder, and write its seeds.json and filter.json.
 
-    on_unit(units read, all units) is called after each unit. The same units and thresholds give the same bytes. Raises
-    ValueError if there are no units or a score is broken; then nothing is written.
+    on_unit(units read, all units) is called after each unit. The same units and thresholds give the same bytes.
+    overwrite: also a seeds.json without a filter.json, as the authors' sets have it. Raises ValueError if there is such
+    a list, there are no units, or a score is broken; then nothing is written.
     """
     folder, names = Path(folder), done_units(folder)
     if not names:
         raise ValueError(f"{folder}: no finished unit is in it; expected a folder that minip2p pairs wrote")
+    seeds, about = folder / "seeds.json", folder / "filter.json"
+    if seeds.exists() and not about.exists() and not overwrite:
+        raise ValueError(f"{seeds} is a list that minip2p filter did not make; to replace it, add --overwrite")
 
     def read() -> Iterator[tuple[str, list[dict]]]:
         for i, name in enumerate(names, 1):
@@ -105,9 +111,9 @@ def run(
         result = filter_units(read(), thresholds, most)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
-    write_file(folder / "seeds.json", seeds_bytes(result.seeds))
-    write_json(folder / "filter.json", record(result))
-    remove_unfinished(folder, {"seeds.json", "filter.json"})
+    write_json(about, record(result))  # first: where it is, the list is ours
+    write_file(seeds, seeds_bytes(result.seeds))
+    remove_unfinished(folder, {seeds.name, about.name})
     return result
 
 

@@ -20,15 +20,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ..data.captions import distinct
 from ..data.pair_files import json_lines
 from ..data.tables import read_rows
+from ..engines import Run, run
 from ..files import FolderInUse, lock_folder, read_json, remove_unfinished, write_file
 from ..pipeline import LanguageModel
 from ..schema import from_dict
-from .engines import Run, run
+from ..units import Finished, Result, Work, check_same, is_complete
 from .instructions import CaptionResult, Settings, blocks, complete_block
-from .units import Finished, Result, Work, check_same, is_complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,14 @@ class Paths:
         self.refused = self.output.with_name(f"{self.output.stem}.refused.jsonl")
         self.run = self.output.with_name(f"{self.output.stem}.run.json")
 
+    def foreign(self) -> Path | None:
+        """What would be written over and is of no run, where `output` does not exist."""
+        try:
+            ours = self.parts.exists() or read_json(self.run).keys() >= {"settings", "summary"}
+        except ValueError:
+            ours = False
+        return None if ours else next((path for path in (self.run, self.refused) if path.exists()), None)
+
     def clean(self) -> None:
         """Remove the parts of a finished run, and what killed processes left."""
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -86,14 +96,12 @@ class InstructionMaker:
 
     @property
     def header(self) -> dict[str, Any]:
-        words = sorted(set(self.settings.refuse))
         return {
-            "captions": _digest(self.captions),
+            "captions": sha256(json.dumps(list(self.captions)).encode()).hexdigest(),
             "language_model": self.language_model.fingerprint,
             "device": self.language_model.device.type,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
             **asdict(self.settings),
-            "refuse": _digest(words) if words else None,
         }
 
     def make(self, name: str) -> Result:
@@ -121,6 +129,8 @@ def make(
         check_same(paths.run, settings if isinstance(settings, dict) else {}, load().header)
         paths.clean()
         return Run(total=len(names), done=len(names), units=iter(()))
+    if (other := paths.foreign()) is not None:
+        raise ValueError(f"{other} is a file that minip2p did not make; choose another --output")
     opened = run(work, **engine)
 
     def making() -> Iterator[Finished]:
@@ -137,18 +147,13 @@ def make(
 
 
 def write(
-    language_model: LanguageModel,
-    captions: Sequence[str],
-    output: str | Path,
-    settings: Settings = Settings(),
-    *,
-    show: Callable[[int, int], None] = lambda done, total: None,
+    language_model: LanguageModel, captions: Sequence[str], output: str | Path, settings: Settings = Settings()
 ) -> Summary:
-    """All of `make` in this process; show(finished blocks, all blocks) is called after each block."""
+    """All of `make` in this process, with a progress bar."""
     load = partial(InstructionMaker, language_model=language_model, captions=captions, settings=settings)
-    opened = make(captions, settings, output, load)
-    for done, _ in enumerate(opened, opened.done + 1):
-        show(done, opened.total)
+    made = make(captions, settings, output, load)
+    for _ in tqdm(made, "instructions", total=made.total, initial=made.done, unit="unit", leave=False):
+        pass
     return read_summary(output)
 
 
@@ -185,7 +190,7 @@ def _join(paths: Paths, sizes: dict[str, int], given: int) -> None:
         if len(each.lines) < settings["per_caption"]
     ]
     about = [{"settings": settings, "summary": asdict(summary)}]
-    for path, rows in ((paths.refused, short), (paths.run, about), (paths.output, lines)):
+    for path, rows in ((paths.run, about), (paths.refused, short), (paths.output, lines)):
         write_file(path, json_lines(rows))
     paths.clean()
 
@@ -198,7 +203,3 @@ def _read_part(path: Path, size: int) -> list[CaptionResult]:
     if len(results) != size:
         raise ValueError(f"{path} is damaged; remove it, and the same call makes it again")
     return results
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -9,10 +9,8 @@ makes blocks, `instruction_files.py` writes them. Without any file:
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -46,8 +44,6 @@ class Settings:
     """captions in a unit of work; a stopped run loses only the unfinished units"""
     seed: Seed = 0
     """random seed of the run"""
-    refuse: tuple[str, ...] = ()
-    """words and phrases: reject captions, instructions and edited captions that contain one"""
     threads: Threads | None = None
     """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
 
@@ -122,8 +118,6 @@ def _add(result: CaptionResult, completion: Completion, settings: Settings, orig
         edit, output = parse_completion(result.input, completion.text)
         if completion.reason == "length":  # beyond the paper's rules: its last sentence may be incomplete
             raise Refused("cut off at the most tokens")
-        if word := forbidden(edit, settings) or forbidden(output, settings):
-            raise Refused(f'"{word}" is a word to refuse')
         if bare(edit) in (bare(line["edit"]) for line in result.lines):
             raise Refused("the same instruction again")
     except Refused as refused:
@@ -136,8 +130,6 @@ def _unfit(language_model: LanguageModel, caption: str, settings: Settings) -> l
     """Why a caption is not worth an attempt, if it is not."""
     if len(caption.strip().splitlines()) != 1:
         return ["a caption that is not one line"]
-    if word := forbidden(caption, settings):
-        return [f'"{word}" is a word to refuse']
     longest = longest_prompt(language_model, settings)
     if language_model.tokens(prompt_text(caption)) > longest:
         return [f"too long: the language model answers captions of {longest} tokens at most"]
@@ -147,15 +139,3 @@ def _unfit(language_model: LanguageModel, caption: str, settings: Settings) -> l
 def longest_prompt(language_model: LanguageModel, settings: Settings) -> int:
     """The tokens of the longest prompt that leaves room for a completion, which repeats the whole caption."""
     return min(settings.max_tokens, language_model.config.max_length // 2)
-
-
-def forbidden(text: str, settings: Settings) -> str | None:
-    """The first of the refused words and phrases in the text: as whole words, in upper or lower case."""
-    found = settings.refuse and _pattern(settings.refuse).search(text)
-    return " ".join(found[0].lower().split()) if found else None
-
-
-@lru_cache(maxsize=4)
-def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
-    each = (r"\s+".join(map(re.escape, word.split())) for word in sorted(words, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(each)})(?!\w)", re.IGNORECASE)

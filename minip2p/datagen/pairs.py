@@ -27,12 +27,12 @@ from PIL import Image
 
 from .. import __version__
 from ..data.pair_files import PairUnit, unit_name
+from ..engines import Run, run
 from ..evaluation.metrics import KEYS, scores, similarities
 from ..models.clip import CLIP
 from ..pipeline import Pipeline, fingerprint
-from .engines import Run, run
+from ..units import Result, Work
 from .plan import ENDINGS, Settings, bounds, read_prompts, sample_plan
-from .units import Result, Work
 
 __all__ = ["PairMaker", "Settings", "make", "make_unit", "read_prompts", "sample_plan"]
 
@@ -114,17 +114,6 @@ def _encode(image: Image.Image, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def unit_names(prompts: Sequence[dict]) -> list[str]:
-    """The names of all units. Raises ValueError for rows that are no prompts."""
-    for i, prompt in enumerate(prompts):
-        texts = [prompt.get(name) for name in ("input", "edit", "output")]
-        if not all(isinstance(text, str) and text.strip() for text in texts) or type(prompt.get("id")) is not int:
-            raise ValueError(f"prompt {i}: expected texts as input, edit and output, and a whole number as id")
-    if len({prompt["id"] for prompt in prompts}) < len(prompts):
-        raise ValueError("prompts of one id: expected a different one of each")
-    return [unit_name(prompt["id"]) for prompt in prompts]
-
-
 @dataclass(frozen=True, kw_only=True)
 class PairMaker:
     """Makes the folder of a unit. Raises ValueError if the pipeline cannot generate images of the size."""
@@ -180,12 +169,12 @@ def make(
 ) -> Run:
     """Make all units that are not in `out` yet; each is yielded after it was written.
 
-    load gives the text-to-image model and CLIP; it is called once in every process that makes units. engine: options of
-    `engines.run`. Raises ValueError, before anything is made, for rows that are no prompts, a model that cannot
-    generate, and a folder of another run.
+    prompts: as `read_prompts` gives them. load gives the text-to-image model and CLIP; it is called once in every
+    process that makes units. engine: options of `engines.run`. Raises ValueError, before anything is made, for a model
+    that cannot generate, and a folder of another run.
     """
     maker = partial(_load_maker, load, prompts, settings)
-    return run(Work(folder=Path(out), names=unit_names(prompts), load=maker), **engine)
+    return run(Work(folder=Path(out), names=[unit_name(prompt["id"]) for prompt in prompts], load=maker), **engine)
 
 
 def _load_maker(load: Callable[[], tuple[Pipeline, CLIP]], prompts: Sequence[dict], settings: Settings) -> PairMaker:

@@ -3,10 +3,9 @@
 import math
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..data.layouts.common import NAMES, find_field
-from ..data.layouts.seeds import whole
 from ..data.pair_files import to_json
 from ..data.tables import place, read_rows, text_of
 from ..diffusion import SAMPLERS, SPACINGS
@@ -94,31 +93,20 @@ def sample_plan(settings: Settings, prompt_id: int, sample: int) -> Plan:
 
 
 def read_prompts(path: str | Path) -> list[dict]:
-    """All rows of a table, with the keys input, edit, output, id and any further columns.
+    """All rows of a table, with the keys input, edit, output, id (the number of the row) and any further columns.
 
-    The id is the number of the row, unless all rows have their own. Raises ValueError that names file and line.
+    Raises ValueError that names file and line.
     """
     prompts: list[dict] = []
-    lines: dict[int, int] = {}
-    own: bool | None = None
-    """whether the rows have ids; known from the first"""
     for number, row in read_rows(path):
-        where, roles = place(path, number), ("input", "edit", "output")
+        roles = ("input", "edit", "output")
         texts = {role: text_of(path, number, row, *NAMES[role]) for role in roles}
-        known = {*roles, *(find_field(row, NAMES[role]) for role in roles), "id"}
-        prompt = texts | {key: value for key, value in row.items() if key not in known}
-        own = "id" in row if own is None else own
-        if ("id" in row) != own:
-            raise ValueError(
-                f"{where}: 'id' is {'there' if 'id' in row else 'missing'}; expected it in all rows or in none"
-            )
-        prompt["id"] = _own_id(where, row["id"]) if own else len(prompts)
-        if prompt["id"] in lines:
-            raise ValueError(f"{where}: 'id' {prompt['id']} is that of line {lines[prompt['id']]} too")
-        lines[prompt["id"]] = number
+        known = {*roles, *(find_field(row, NAMES[role]) for role in roles)}
+        prompt = texts | {key: value for key, value in row.items() if key not in known} | {"id": len(prompts)}
         try:
             to_json(prompt).encode()
         except (ValueError, RecursionError):  # JSON lets a row hold half of a character (a lone surrogate), or NaN
+            where = place(path, number)
             raise ValueError(f"{where}: contains half a character or NaN, which JSON files cannot hold") from None
         prompts.append(prompt)
     if not prompts:
@@ -129,10 +117,3 @@ def read_prompts(path: str | Path) -> list[dict]:
 def bounds(value: float | tuple[float, float]) -> tuple[float, float]:
     """The ends of a uniform draw; a number stands for both."""
     return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
-
-
-def _own_id(where: str, value: Any) -> int:
-    value = whole(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValueError(f"{where}: 'id' is {value!r}; expected a whole number, 0 or more")
-    return value

@@ -1,10 +1,10 @@
-"""Encode a set of edit pairs once, so that training reads latents (`data/latents.py` has the format of the files).
+"""Encode a set of edit pairs once, so that training reads latents and texts' states (`data/latents.py`: the files).
 
-A unit is a range of pairs. It is a pure function of the set, the autoencoder and the settings: crops are drawn from a
+A unit is a range of pairs. It is a pure function of the set, the networks and the settings: crops are drawn from a
 hash of the seed and the pair's key, and both images of a pair are cropped and mirrored alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -19,11 +19,12 @@ from .. import __version__
 from ..data.crops import Crop
 from ..data.edits import Edits, EditText
 from ..data.latents import HEADER, tar_bytes, unit_name
+from ..engines import Run, run
 from ..models.vae import AutoencoderKL
-from ..pipeline import fingerprint
+from ..pipeline import Pipeline, fingerprint
+from ..pipeline.fingerprint import text_fingerprint
 from ..schema import Count, Pixels, Seed, Threads, checked
-from .engines import Run, run
-from .units import Result, Work
+from ..units import Result, Work
 
 
 @checked
@@ -38,6 +39,8 @@ class Settings:
     """of each pair"""
     flips: bool = True
     """also encode each crop mirrored: the latent of a mirrored image is not the mirrored latent"""
+    texts: bool = True
+    """also encode the instructions, for training that keeps the text encoder as it is"""
     seed: Seed = 0
     unit: Count = 64
     """pairs in a tar"""
@@ -63,44 +66,47 @@ class LatentMaker:
     data: a digest of the set's items. skip_broken: a pair that cannot be read is left out instead of a ValueError.
     """
 
-    vae: AutoencoderKL
+    pipe: Pipeline
     edits: Edits
     settings: Settings
     data: str
     skip_broken: bool = False
 
     def __post_init__(self):
-        if self.settings.size % self.vae.config.factor:
-            raise ValueError(
-                f"size {self.settings.size}: expected a multiple of {self.vae.config.factor}, the autoencoder's"
-            )
+        if self.settings.size % (factor := self.pipe.vae.config.factor):
+            raise ValueError(f"size {self.settings.size}: expected a multiple of {factor}, the autoencoder's")
 
     @property
     def header(self) -> dict[str, Any]:
-        c, side = self.vae.config, self.settings.size // self.vae.config.factor
+        vae, text = self.pipe.vae, self.pipe.config.text
+        side = self.settings.size // vae.config.factor
+        texts = {"text": text_fingerprint(self.pipe), "text_shape": [text.max_length, text.width]}
         return {
             "minip2p": __version__,
             "pairs": len(self.edits),
             "data": self.data,
-            "vae": fingerprint({"vae": self.vae}),
+            "vae": fingerprint({"vae": vae}),
+            **(texts if self.settings.texts else {}),
             **asdict(self.settings),
             "resize": list(self.settings.resize),
-            "shape": [c.latent_channels, side, side],
-            "device": next(self.vae.parameters()).device.type,
+            "shape": [vae.config.latent_channels, side, side],
+            "device": next(vae.parameters()).device.type,
             "made_with": {"torch": torch.__version__},
         }
 
     def make(self, name: str) -> Result:
         first = int(name.removesuffix(".tar"))
         items = range(first, min(first + self.settings.unit, len(self.edits)))
-        encoded = encode_unit(self.vae, self.edits, items, self.settings, self.skip_broken)
+        encoded = encode_unit(self.pipe.vae, self.edits, items, self.settings, self.skip_broken)
+        texts = {each[0].instruction: each[0] for each in encoded if not isinstance(each, ValueError)}
+        states = encode_texts(self.pipe, texts) if self.settings.texts else {}
         broken = tuple(f"left out: {each}" for each in encoded if isinstance(each, ValueError))
         counts = {"pairs": len(encoded) - len(broken)} | ({"broken": len(broken)} if broken else {})
-        return Result(tar_bytes(first, encoded), counts, broken)
+        return Result(tar_bytes(first, encoded, states), counts, broken)
 
 
 def precompute(
-    load: Callable[[], AutoencoderKL],
+    load: Callable[[], Pipeline],
     edits: Edits,
     settings: Settings,
     out: str | Path,
@@ -111,9 +117,9 @@ def precompute(
 ) -> Run:
     """Make all tars that are not in `out` yet; each is yielded after it was written.
 
-    load gives the autoencoder; it is called once in every process that makes units. data, skip_broken: as for
-    LatentMaker. engine: options of `engines.run`. Raises ValueError for a folder of another run, or that of the pairs;
-    OSError that names a tar that cannot be written.
+    load gives the model whose networks encode; it is called once in every process that makes units. data, skip_broken:
+    as for LatentMaker. engine: options of `engines.run`. Raises ValueError for a folder of another run, or that of the
+    pairs; OSError that names a tar that cannot be written.
     """
     out = Path(out)
     if out.resolve() == Path(edits.path).resolve():
@@ -123,8 +129,8 @@ def precompute(
     return run(Work(folder=out, names=names, load=maker, header=HEADER), **engine)
 
 
-def _load_maker(load: Callable[[], AutoencoderKL], **options: Any) -> LatentMaker:
-    return LatentMaker(vae=load(), **options)
+def _load_maker(load: Callable[[], Pipeline], **options: Any) -> LatentMaker:
+    return LatentMaker(pipe=load(), **options)
 
 
 def crops_of(key: str, settings: Settings) -> list[Crop]:
@@ -165,6 +171,16 @@ def encode_unit(
         mean, std = (torch.cat(t).unflatten(0, (-1, settings.variants, 2)) for t in (means, stds))
         encoded = iter(torch.stack([mean[:, :, 0], mean[:, :, 1], std[:, :, 1]], dim=2).half().numpy())
     return [each if isinstance(each, ValueError) else (each[0], _finite(each[0], next(encoded))) for each in found]
+
+
+def encode_texts(pipe: Pipeline, texts: Mapping[str, EditText]) -> dict[str, np.ndarray]:
+    """The states (m, d) float16 of each instruction, encoded by itself."""
+    states = {each: pipe.encode_text([each])[0].half().cpu().numpy() for each in texts}
+    for instruction, each in states.items():
+        if not np.isfinite(each).all():
+            name = texts[instruction].name
+            raise ValueError(f"{name}: its text's states are not finite in float16; encode without texts")
+    return states
 
 
 def _finite(text: EditText, latents: np.ndarray) -> np.ndarray:

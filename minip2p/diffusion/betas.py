@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,25 @@ def zero_snr(start: float, end: float, steps: int) -> Tensor:
     alpha_bar = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
     alpha_bar[-1] = (alpha_bar[-2] / 2).clamp(max=2**-24)
     return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
+LEAST, MOST = 2.0**-24, 2.0**24
+"""noise levels that float32 can add to a latent of size 1: below them noise is lost in rounding, above the latent"""
+
+
+def check_levels(schedule: Any, given: str) -> None:
+    """Raise ValueError, which names what was given, for noise levels that cannot be sampled from."""
+    low, high = schedule.sigma_min, schedule.sigma_max
+    if not LEAST <= low < high <= MOST:
+        raise ValueError(f"{given}: noise levels from {low:.3g} to {high:.3g}; expected {LEAST:.3g} to {MOST:.3g}")
+
+
+def check_betas(schedule: Any) -> None:
+    """Raise ValueError for betas outside of (0, 1), and for their noise levels."""
+    ends = f"start = {schedule.start:.6g} and end = {schedule.end:.6g}"
+    if not ((schedule.betas > 0) & (schedule.betas < 1)).all():
+        raise ValueError(f"betas from {ends}: expected all strictly between 0 and 1")
+    check_levels(schedule, f"steps = {schedule.steps} with betas from {ends}")
 
 
 BETAS: dict[str, Callable[[float, float, int], Tensor]] = {

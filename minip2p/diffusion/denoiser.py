@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .loss import loss
-from .schedule import Schedule, levels
+from .loss import loss, target
+from .schedule import Schedule, factor, levels
+from .steps import moved
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,27 @@ class Denoiser:
     def __init__(self, network: Callable[..., Tensor], schedule: Schedule, predict: str = "eps"):
         if predict not in PREDICTIONS:
             raise ValueError(f"unknown prediction {predict!r}; there are {', '.join(PREDICTIONS)}")
-        self.network, self.schedule, self.predict = network, schedule, predict
+        self.network, self.schedule, self.predict, self.row = network, schedule, predict, PREDICTIONS[predict]
 
-    loss = loss
+    loss, target = loss, target
 
     def __call__(self, z: Tensor, sigma: float | Tensor, cond: Cond, control: Sequence[Any] = ()) -> Tensor:
         """The denoised latent (b, c, y, x) of z (b, c, y, x) at noise level `sigma`: one for all, or one an item (b,).
 
         `control`: sees and changes the network's attention in this call.
         """
-        row, s = PREDICTIONS[self.predict], levels(sigma, z)
-        return row.c_skip(s).to(z) * z + row.c_out(s).to(z) * self.output(z, sigma, cond, control)
+        c_skip, c_out = (factor(c(levels(sigma, z)), z) for c in (self.row.c_skip, self.row.c_out))
+        return c_skip * z + c_out * self.output(z, sigma, cond, control)
 
     def output(self, z: Tensor, sigma: float | Tensor, cond: Cond, control: Sequence[Any] = ()) -> Tensor:
         """F(c_in z; c_noise): the network's own prediction, (b, c, y, x) in z's dtype."""
-        row, s, cond = PREDICTIONS[self.predict], levels(sigma, z), cond.expand(len(z))
-        c_in = row.c_in(s).to(z)
-        c_noise = row.c_noise(s.flatten(), self.schedule).to(z.device, torch.promote_types(z.dtype, torch.float32))
-        x = c_in * z if cond.image is None else torch.cat([c_in * z, cond.image.to(z)], dim=1)
-        return self.network(x.to(cond.text.dtype), c_noise, cond.text, control=tuple(control)).to(z.dtype)
+        x, t = self.inputs(z, sigma, (cond := cond.expand(len(z))).image)
+        return self.network(x.to(cond.text.dtype), t, cond.text, control=tuple(control)).to(z.dtype)
 
-    def target(self, z0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
-        """What the network should predict for z = z0 + sigma noise, (b, c, y, x): the noise, v, z0 or the velocity."""
-        return PREDICTIONS[self.predict].target(z0, noise, levels(sigma, z0).to(z0))
+    def inputs(self, z: Tensor, sigma: float | Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the network reads of z: c_in z, the image condition's channels after these, and c_noise (b,)."""
+        s = levels(sigma, z)
+        x, t = factor(self.row.c_in(s), z) * z, self.row.c_noise(s, self.schedule)
+        t = t.to(torch.promote_types(z.dtype, torch.float32))
+        t = moved(t.flatten(), z.device) if t.dim() else z.new_full((len(z),), t.item(), dtype=t.dtype)
+        return x if image is None else torch.cat([x, image.to(z)], dim=1), t

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import ScheduleConfig
-from .betas import BETAS
+from .betas import BETAS, check_levels
 from .schedule import BetaSchedule, Schedule
 
 
@@ -20,7 +20,7 @@ class FlowSchedule(Schedule):
     Diffusion starts from z0 / 15), so that all levels are finite and float32 steps are exact to 1e-5.
     `shift` moves all times towards noise (Esser et al. 2024, eq. 23; Stable Diffusion 3 samples with 3). Their
     t -> shift t / (1 + (shift - 1) t) is a factor of sigma.
-    Raises ValueError for fewer than three steps, or a shift that is not a positive number.
+    Raises ValueError for fewer than three steps, a shift that is not a positive number, or levels beyond float32's.
     """
 
     steps: int = 1000
@@ -32,6 +32,7 @@ class FlowSchedule(Schedule):
             raise ValueError(f"a flow schedule of {self.steps} steps; expected at least 3")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift {self.shift}: expected a positive number")
+        check_levels(self, f"steps = {self.steps} with shift = {self.shift:.6g}")
 
     @property
     def sigma_min(self) -> float:

@@ -5,13 +5,14 @@ weight a branch, and the weights sum to 1; so the same sum holds for denoised la
 is a new list of (weight, Cond).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .denoiser import Cond, Denoiser
+from .schedule import factor
 from .steps import Field
 
 Weight = float | Tensor
@@ -64,20 +65,16 @@ def guided(
         raise ValueError("guidance without a branch of non-zero weight: there is nothing to run")
     if len({cond.image is None for _, _, cond in weighted}) > 1:
         raise ValueError("some guidance branches have an image and some have none; give zeros for no image")
-    numbers, weights, conds = zip(*weighted)
-
-    def controls(sigma: float, numbers: tuple[int, ...], b: int) -> tuple:
-        return tuple(c for each in control if (c := each.for_call(sigma, numbers, b)) is not None)
+    calls = [[branch] for branch in weighted] if sequential else [weighted]
 
     def field(z: Tensor, sigma: float) -> Tensor:
-        b = len(z)
-        parts: Iterable[Tensor]
-        if sequential or len(conds) == 1:
-            parts = (denoiser(z, sigma, cond, controls(sigma, (i,), b)) for i, cond in zip(numbers, conds))
-        else:
-            parts = _in_one_call(denoiser, z, sigma, conds, controls(sigma, numbers, b))
-        scaled = ((w.to(z) if w.dim() else w) * part for w, part in zip(weights, parts))
-        return sum(scaled, start=torch.zeros_like(z))
+        total = torch.zeros_like(z)
+        for numbers, weights, conds in (zip(*call) for call in calls):
+            asked = (each.for_call(sigma, numbers, len(z)) for each in control)
+            parts = _in_one_call(denoiser, z, sigma, conds, tuple(each for each in asked if each is not None))
+            for weight, part in zip(weights, parts):
+                total = total + factor(weight, z) * part
+        return total
 
     return field
 

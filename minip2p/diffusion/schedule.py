@@ -16,8 +16,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .betas import BETAS
+from .betas import BETAS, check_betas
 from .spacings import karras, leading
+from .steps import moved
 
 
 class Schedule:
@@ -64,7 +65,7 @@ class BetaSchedule(Schedule):
     """`steps` training times t = 0 ... steps - 1 with a beta each; the defaults are Stable Diffusion's.
 
     Between two training times log sigma is interpolated linearly, as k-diffusion does.
-    Raises ValueError for a `kind` that is not in `BETAS`, fewer than two steps, or betas outside (0, 1).
+    Raises ValueError for a `kind` that is not in `BETAS`, fewer than two steps, and what `check_betas` refuses.
     """
 
     kind: str = "scaled_linear"
@@ -75,8 +76,7 @@ class BetaSchedule(Schedule):
     def __post_init__(self):
         if self.kind not in BETAS:
             raise ValueError(f"unknown betas {self.kind!r}; there are {', '.join(BETAS)}")
-        if not ((self.betas > 0) & (self.betas < 1)).all():
-            raise ValueError(f"betas from {self.start} to {self.end}: expected both strictly between 0 and 1")
+        check_betas(self)
 
     @cached_property
     def betas(self) -> Tensor:
@@ -121,7 +121,7 @@ class BetaSchedule(Schedule):
 
 
 def levels(sigma: float | Tensor, z: Tensor) -> Tensor:
-    """`sigma` for each item of z, (b, 1, 1, 1) float64 on the CPU, so that coefficients are exact for any dtype of z.
+    """One level for all items of z as (), b of them as (b, 1, 1, 1): float64 on the CPU, exact for any dtype of z.
 
     Raises ValueError unless it is one finite number >= 0, or b of them.
     """
@@ -130,7 +130,12 @@ def levels(sigma: float | Tensor, z: Tensor) -> Tensor:
         raise ValueError(f"noise levels of shape {tuple(s.shape)} for {len(z)} latents; expected one, or one an item")
     if not ((s >= 0) & s.isfinite()).all():
         raise ValueError(f"noise level {sigma}: expected a finite number >= 0")
-    return s.expand(len(z)).reshape(-1, 1, 1, 1)
+    return s.reshape(()) if s.numel() == 1 else s.reshape(-1, 1, 1, 1)
+
+
+def factor(c: Tensor, z: Tensor) -> Tensor:
+    """Coefficients as factors of z: in its dtype, on its device; one alone stays on the CPU, for any device."""
+    return moved(c.to(z.dtype), z.device) if c.dim() else c.to(z.dtype)
 
 
 def linspace(schedule: Schedule, n: int) -> Tensor:

@@ -54,6 +54,12 @@ def ancestral(sigma: float, after: float, eta: float = 1.0) -> tuple[float, floa
     return (after**2 - up**2) ** 0.5, up
 
 
+def moved(x: Tensor, device: torch.device | str) -> Tensor:
+    """x, which is on the CPU, on the device; to CUDA from page-locked memory, so that the CPU does not wait for it."""
+    kind = torch.device(device).type
+    return (x.pin_memory() if kind == "cuda" else x).to(device, non_blocking=kind != "mps")
+
+
 class Noise:
     """Draws of standard normal noise, (b, c, y, x), each item from a generator of its own.
 
@@ -79,7 +85,7 @@ class Noise:
     def __call__(self) -> Tensor:
         """The next draw of every item, (b, c, y, x)."""
         draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(self.device, self.dtype)
+        return moved(torch.stack(draws).to(self.dtype), self.device)
 
     def start(self, sigma: float | Tensor) -> Tensor:
         """The start of a sampler whose first level is `sigma`: a draw times sigma, not times sqrt(sigma^2 + 1)."""

@@ -20,11 +20,11 @@ ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "
 class Layer(nn.Module):
     """Pre-norm attention and feed-forward, each with a residual."""
 
-    def __init__(self, config: TextConfig | VisionConfig, causal: bool):
+    def __init__(self, config: TextConfig | VisionConfig, causal: bool, eps: float = 1e-5):
         super().__init__()
-        self.norm_1 = nn.LayerNorm(config.width)
+        self.norm_1 = nn.LayerNorm(config.width, eps)
         self.attention = Attention(config.width, config.heads, bias=True, causal=causal)
-        self.norm_2 = nn.LayerNorm(config.width)
+        self.norm_2 = nn.LayerNorm(config.width, eps)
         self.linear_1 = nn.Linear(config.width, config.feed_forward)
         self.linear_2 = nn.Linear(config.feed_forward, config.width)
         self.activation = ACTIVATION[config.activation]

@@ -6,6 +6,8 @@ generate.py  a prompt -> a picture
 sdedit.py    a picture and a prompt -> a picture (the paper's baseline)
 pair.py      two prompts -> two pictures that differ as little as the prompts do (Prompt-to-Prompt)
 invert.py    a picture and its prompt -> a start from which it is generated again; inversions.py: its files
+graphs.py    the denoiser compiled, and on CUDA replayed as graphs; batch_size.py: how many items share its calls
+unchanged.py what an edit returns that changes nothing
 batching.py  what the verbs share: lists, batches, progress, checks; settings.py: of those that start from a prompt
 language.py  a language model that completes texts
 """
@@ -32,3 +34,7 @@ class Pipeline(LatentDiffusion):
     sdedit = sdedit
     generate_pair = generate_pair
     invert = invert
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for network in self.parts.values() for p in network.parameters())
+        return f"{type(self).__name__}({self.kind}, {size / 1e6:.1f} M parameters, {self.dtype}, {self.device})"

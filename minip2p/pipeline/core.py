@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import HOW_TO_GET, Config, kind_of
-from ..control import Control, Run
+from ..control import Control
+from ..control.run import bind
 from ..data.fits import Fitted
 from ..data.images import Picture, fit, fit_size, from_tensor, open_image, to_tensor
 from ..diffusion import Denoiser, Guidance, Noise, Step, get_sampler, guided, make_schedule
@@ -19,6 +20,7 @@ from ..models.vae import AutoencoderKL
 from ..text.bpe import BPE
 from .batching import check, finite, is_list
 from .fingerprint import fingerprint
+from .graphs import fast
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,10 @@ class LatentDiffusion:
     """where the weights come from; saved with them"""
     notes: tuple[str, ...] = ()
     """what was assumed on loading, a line each"""
+    graphs: bool = True
+    """on CUDA, replay the denoiser's calls as CUDA graphs: the same results in less time"""
+    compile: bool = False
+    """compile the denoiser at its first call, for many pictures"""
     kind: str = field(init=False)
     """"editor", "text-to-image", "inpainting", "depth", "upscaler" or "denoiser with N inputs" (`config.kind_of`)"""
     denoiser: Denoiser = field(init=False, repr=False)
@@ -49,11 +55,8 @@ class LatentDiffusion:
         c.check_together()
         schedule = make_schedule(c.schedule)
         object.__setattr__(self, "kind", kind_of(c))
-        object.__setattr__(self, "denoiser", Denoiser(self.unet, schedule, c.schedule.prediction))
-
-    def __repr__(self) -> str:
-        size = sum(p.numel() for network in self.parts.values() for p in network.parameters())
-        return f"{type(self).__name__}({self.kind}, {size / 1e6:.1f} M parameters, {self.dtype}, {self.device})"
+        network = fast(self.unet, graphs=self.graphs, compile=self.compile)
+        object.__setattr__(self, "denoiser", Denoiser(network, schedule, c.schedule.prediction))
 
     @property
     def device(self) -> torch.device:
@@ -132,23 +135,16 @@ class LatentDiffusion:
         follow = get_sampler(sampler, options)
         noise = Noise(seeds, (self.config.vae.latent_channels, *size), device=self.device)
         sigmas = self.denoiser.schedule.sigmas_for(steps, spacing)[skip:]
-        run = Run(
-            sigmas=tuple(sigmas.tolist()),
-            size=(size[0], size[1]),
-            map_sizes=tuple(self.unet.map_sizes(size)) if control else (),
-            tokenizer=self.tokenizer,
-            prompts=tuple(prompts) or ("",) * len(seeds),
-            sources=tuple(sources or range(len(seeds))),
-        )
-        control = [each.bind(run) for each in control]
+        if control:
+            control = bind(control, self, sigmas, size, prompts or [""] * len(seeds), sources)
         denoised_at = guided(self.denoiser, branches, sequential=low_memory, control=control)
         for each in control:
             denoised_at = each.wrap(denoised_at)
         z = noise.start(sigmas[0]) if start is None else start
         z = z if z0 is None else z0 + z
         for step in follow(denoised_at, z, sigmas, noise=noise, **options):
-            finite(step.z, "denoiser", self.dtype)
             yield step
+        finite(step.z, "denoiser", self.dtype)  # once: looking at numbers waits for the GPU
 
     def fitted(self, picture: Picture | Sequence[Picture], resolution: int | None = None, how: str = "crop") -> Any:
         """A picture at the size at which it is edited (`Fitted`), or a list of them. resolution: else the model's."""
@@ -169,13 +165,6 @@ class LatentDiffusion:
             return x
         image = from_tensor(x, truncate=True)
         image = image if original is None else original.restore(image)
-        return to_tensor(image).to(self.device) if output == "tensor" else image
-
-    def unchanged(self, picture: Fitted, output: str, keep_size: bool) -> Any:
-        """The fitted picture itself as the output asked for."""
-        if output == "latent":
-            return self.config.vae.scaling_factor * self.encode_image(to_tensor(picture.image)[None])[0].clone()
-        image = picture.restore(picture.image) if keep_size else picture.image
         return to_tensor(image).to(self.device) if output == "tensor" else image
 
     def offload(self, low_memory: bool) -> None:

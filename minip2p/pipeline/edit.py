@@ -12,6 +12,7 @@ from ..data.images import Picture, to_tensor
 from ..diffusion import three_way
 from .batching import Item, Progress, Work, check, common
 from .core import LatentDiffusion
+from .unchanged import unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def edit(
     )
     for item in work.items:
         if not item.instruction.strip():
-            work.results[item.number] = pipe.unchanged(item.picture, output, keep_size)
+            work.results[item.number] = unchanged(pipe, item.picture, output, keep_size)
 
     for batch in work.batches(batch_size):
         # c_T and c_I: the instruction's text states and the picture's latent. No text is "", no picture is zeros.

@@ -12,6 +12,7 @@ from ..data.images import Picture, to_tensor
 from .batching import Progress, Work, check
 from .core import LatentDiffusion
 from .generate import GenerateItem, sample_prompts
+from .unchanged import unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def sdedit(
     )
     for item in work.items:
         if item.steps_to_run == 0:
-            work.results[item.number] = pipe.unchanged(item.picture, output, keep_size)
+            work.results[item.number] = unchanged(pipe, item.picture, output, keep_size)
 
     how = {"sampler": sampler, "sampler_options": sampler_options, "spacing": spacing, "control": control}
     for batch in work.batches(batch_size):

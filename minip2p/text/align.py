@@ -47,8 +47,8 @@ def words(prompt: str) -> list[tuple[str, int, int]]:
     return [(found.group(), found.start(), found.end()) for found in WORD.finditer(prompt)]
 
 
-def positions(tokenizer: Tokenizer, prompt: str, word: str, occurrence: int | None = None) -> list[int]:
-    """The token positions of a word or phrase, in order: of all its occurrences, or of one, counted from 0.
+def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
+    """The token positions of all occurrences of a word or phrase, in order.
 
     Case, the encoding of accents and white space inside a phrase do not matter. Words match whole: "cat" in "a cat,
     asleep" and in "Cat's", not in "category". Occurrences that are cut off are left out. Raises ValueError for a word
@@ -58,13 +58,6 @@ def positions(tokenizer: Tokenizer, prompt: str, word: str, occurrence: int | No
     if not spans:
         there = ", ".join(dict.fromkeys(name for name, *_ in words(prompt)))
         raise ValueError(f"{word!r} is not in the prompt {prompt!r}" + (f"; its words are: {there}" if there else ""))
-    if occurrence is not None:
-        if not 0 <= occurrence < len(spans):
-            raise ValueError(
-                f"occurrence={occurrence} of {word!r}, which the prompt {prompt!r} holds {len(spans)} times; "
-                f"count from 0 to {len(spans) - 1}"
-            )
-        spans = [spans[occurrence]]
     offsets = tokenizer.offsets(prompt)
     found = [[t for t, (a, b) in enumerate(offsets, 1) if a < end and start < b] for start, end in spans]
     kept = {t for tokens in found if _fits(tokenizer, tokens) for t in tokens}
@@ -144,34 +137,6 @@ def align(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
     return pairs
 
 
-def explain(tokenizer: Tokenizer, prompt: str, edited: str, how: str) -> str:
-    """The alignment of "replace" (a line per word) or "refine" (a line per token) as a table to print.
-
-    Each line has the positions in both rows, then "house" (kept), "house -> cottage" (replaced), "- old" (dropped) or
-    "+ red" (inserted). Raises the alignment's errors, and ValueError for another `how`.
-    """
-    if how not in ("replace", "refine"):
-        raise ValueError(f"how={how!r}; an alignment is by 'replace' or by 'refine'")
-    pairs = (_segment_pairs if how == "replace" else _token_pairs)(tokenizer, prompt, edited)
-    rows = [("source", "edited", "word" if how == "replace" else "token")]
-    for source, target in pairs:
-        source, target = ([t for t in side if _fits(tokenizer, [t])] for side in (source, target))
-        if source or target:
-            before, after = _text(tokenizer, prompt, source), _text(tokenizer, edited, target)
-            if not (source and target):
-                change = f"+ {after}" if target else f"- {before}"
-            else:
-                change = before if clean(before)[0] == clean(after)[0] else f"{before} -> {after}"
-            rows.append((_range(source), _range(target), change))
-    lines = [f"{source:>7} {target:>7}  {change}" for source, target, change in rows]
-    for name, text in (("source", prompt), ("edited prompt", edited)):
-        length = len(tokenizer.encode(text))
-        if length > tokenizer.max_length - 2:
-            lost = length - (tokenizer.max_length - 2)
-            lines.append(f"cut off at the end of the {name}: {lost} of {length} tokens")
-    return "\n".join(lines)
-
-
 def _occurrences(prompt: str, word: str) -> Iterator[Span]:
     """The spans of the word in the prompt as given."""
     parts = clean(word)[0].split()
@@ -217,21 +182,6 @@ def _segment_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> list[tuple
     return pairs
 
 
-def _token_pairs(tokenizer: Tokenizer, prompt: str, edited: str) -> Iterator[tuple[list[int], list[int]]]:
-    """What `refinement` pairs, in reading order; dropped tokens before those inserted at the same place."""
-    source, target = _kept_ids(tokenizer, prompt), _kept_ids(tokenizer, edited)
-    done, inserted = 0, []
-    for j, i in enumerate([*align(source, target), len(source)]):  # the last are eos and eos
-        if i is None:
-            inserted.append(j + 1)
-            continue
-        yield from (([t + 1], []) for t in range(done, i))
-        yield from (([], [t]) for t in inserted)
-        if j < len(target):
-            yield [i + 1], [j + 1]
-        done, inserted = i + 1, []
-
-
 def _kept_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids between bos and eos in the row."""
     return tokenizer.encode(prompt)[: tokenizer.max_length - 2]
@@ -247,16 +197,3 @@ def _cut(tokenizer: Tokenizer, prompt: str, word: str) -> ValueError:
         f"{word!r} is cut off: only the first {tokenizer.max_length - 2} tokens of a prompt are read, and "
         f"{prompt!r} has {len(tokenizer.encode(prompt))}; shorten it"
     )
-
-
-def _text(tokenizer: Tokenizer, prompt: str, tokens: list[int]) -> str:
-    """The text of adjacent tokens, printable."""
-    if not tokens:
-        return ""
-    offsets = tokenizer.offsets(prompt)
-    text = prompt[offsets[tokens[0] - 1][0] : offsets[tokens[-1] - 1][1]]
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def _range(tokens: list[int]) -> str:
-    return "-".join(map(str, dict.fromkeys((tokens[0], tokens[-1])))) if tokens else ""

@@ -116,14 +116,14 @@ class BPE:
         return {pair: rank for rank, pair in enumerate(self.merges)}
 
     @cached_property
-    def _special(self) -> dict[bool, tuple[regex.Pattern | None, dict[str, int]]]:
-        """What to look for in a text as given (False) and in a cleaned one (True); the longest of two at one place."""
+    def _special(self) -> dict[bool, tuple[regex.Pattern, dict[str, int]]]:
+        """What to look for in a text as given (False) and in a cleaned one (True): first letters, and ids by name."""
         tables = {}
         for after in (False, True):
             names = [name for name, cleaned in self.lifted.items() if cleaned == after]
             ids = {clean(name)[0] if after else name: self.vocab[name] for name in names}
-            longest_first = map(regex.escape, sorted(ids, key=len, reverse=True))
-            tables[after] = regex.compile("|".join(longest_first)) if ids else None, ids
+            first = "".join(sorted({name[0] for name in ids}))
+            tables[after] = regex.compile(f"[{regex.escape(first)}]" if ids else "(?!)"), ids
         return tables
 
     def __reduce__(self):
@@ -137,14 +137,16 @@ def clean(text: str, cleaning: str = "none") -> tuple[str, Sequence[int], Sequen
     return clean_unicode(text) if cleaning == "none" else clean_repaired(text, cleaning)
 
 
-def split_at(text: str, pattern: regex.Pattern | None, ids: dict[str, int]) -> Iterator[tuple[str, int, int | None]]:
-    """(part, its start, its id or None): what the pattern finds, and what is between."""
+def split_at(text: str, first: regex.Pattern, ids: dict[str, int]) -> Iterator[tuple[str, int, int | None]]:
+    """(part, its start, its id or None): names in `ids`, the longest at each place, and what is between."""
     at = 0
-    for found in pattern.finditer(text) if pattern else ():
-        if at < found.start():
-            yield text[at : found.start()], at, None
-        yield found.group(), found.start(), ids[found.group()]
-        at = found.end()
+    for i in (found.start() for found in first.finditer(text)):
+        ends = range(i + vocabulary.LONGEST_SPECIAL, i, -1) if i >= at else ()
+        if name := next((text[i:end] for end in ends if text[i:end] in ids), None):
+            if at < i:
+                yield text[at:i], at, None
+            yield name, i, ids[name]
+            at = i + len(name)
     if at < len(text):
         yield text[at:], at, None
 

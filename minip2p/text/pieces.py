@@ -8,10 +8,16 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-
-import sentencepiece
+from typing import TYPE_CHECKING
 
 from ..files import write_file
+from ..regular import read_regular
+
+MOST_BYTES = 64 << 20
+"""of a sentencepiece model; the largest that are published have a tenth"""
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 
 class Pieces:
@@ -28,8 +34,10 @@ class Pieces:
             raise ValueError(f"{len(model)} bytes that are no sentencepiece model")
 
     @cached_property
-    def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+    def _processor(self) -> "SentencePieceProcessor":
+        from sentencepiece import SentencePieceProcessor
+
+        return SentencePieceProcessor(model_proto=self.model)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pieces) and self.model == other.model
@@ -89,9 +97,10 @@ class Pieces:
     def from_file(cls, path: str | PathLike) -> "Pieces":
         """Read a `tokenizer.model`. Raises ValueError that names the file."""
         try:
-            return cls(Path(path).read_bytes())
+            model = read_regular(Path(path), MOST_BYTES)
+            return cls(model)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
     @classmethod
     def learn(cls, texts: Iterable[str], size: int) -> "Pieces":
@@ -100,8 +109,10 @@ class Pieces:
         White space is kept. Unlike in Llama's, no space is put before a line's first word, and a new line is a piece:
         a sentence has the same pieces on every line.
         """
+        from sentencepiece import SentencePieceTrainer
+
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
+        SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
             model_writer=model,
             model_type="bpe",

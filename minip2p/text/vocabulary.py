@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import schema
-from ..files import write_file
+from ..files import MOST_JSON, write_file
+from ..regular import read_regular
 from ..schema import Length, Name, Token, checked
 from ..tokenizer_files import BOS, END, EOS, Merge, TokenizerConfig, TokenizerFile, Vocab, read_if_there, special_tokens
 from .cleaning import CLEANINGS
+from .unicode import clean_unicode
 
 Pair = tuple[str, str]
 Kind = TypeVar("Kind")
@@ -26,6 +28,8 @@ HIDDEN = [byte for byte in range(256) if byte not in VISIBLE]
 SYMBOL = {byte: chr(byte) for byte in VISIBLE} | {byte: chr(256 + i) for i, byte in enumerate(HIDDEN)}
 """A visible character for each byte (GPT-2's alphabet), in the order of CLIP's ids."""
 BYTE = {symbol: byte for byte, symbol in SYMBOL.items()}
+LONGEST_SPECIAL = 100
+"""letters of a special token, also in the cleaned text"""
 
 
 @cache
@@ -53,6 +57,9 @@ def check(bpe: Any) -> None:
     if missing := [token for token in (*bpe.lifted, *map("".join, bpe.merges)) if token not in bpe.vocab]:
         name = schema.shown(missing[0])
         raise ValueError(f"the vocabulary lacks {name}, which is a special token or made by a merge")
+    for token in bpe.lifted:
+        if not 0 < max(len(token), len(token if token.isascii() else clean_unicode(token)[0])) <= LONGEST_SPECIAL:
+            raise ValueError(f"special token {schema.shown(token)}: expected 1 to {LONGEST_SPECIAL} letters")
     special = {bpe.vocab[token] for token in bpe.lifted}
     for name in ("bos", "eos", "pad"):
         if getattr(bpe, name) not in special:
@@ -171,7 +178,7 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], tuple[Pair, ...], dic
     vocab, file = read_if_there(folder / "vocab.json", Vocab), folder / "merges.txt"
     if vocab is None or not file.is_file():
         raise FileNotFoundError(f"no tokenizer in {folder}: looked for tokenizer.json, or vocab.json and merges.txt")
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = read_regular(file, MOST_JSON).decode().split("\n")
     added = read_if_there(folder / "added_tokens.json", Vocab) or {}
     merges = as_pairs([line for line in lines if line and not line.startswith("#version")], file)
     return vocab, merges, {token: (i, True) for token, i in added.items()}

@@ -8,7 +8,6 @@ without Prompt-to-Prompt, with and without the filter. A stopped run continues w
 
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 from pydantic import Field
+from tqdm import tqdm
 
 from ..data.captions import distinct
 from ..data.pair_files import read_image, read_scores
@@ -42,8 +42,6 @@ COMPARED_SAMPLES = 2
 """pairs generated in each way from each compared instruction"""
 INSPECTED = 400
 """pairs of the training set that the report inspects, at most"""
-Show = Callable[[str, int, int], None]
-"""progress: (what is done, how much of it, out of how much)"""
 
 
 @checked
@@ -137,30 +135,29 @@ def sample_captions(n: int, seed: int) -> list[str]:
     return captions
 
 
-def make(recipe: Recipe, out: Path, models: Models, *, show: Show = lambda *_: None) -> Report:
+def make(recipe: Recipe, out: Path, models: Models) -> Report:
     """Generate the training set in `out`/pairs, or what is missing of it, and inspect it.
 
-    ValueError if `out` holds the files of another recipe.
+    ValueError if `out` holds the files of another recipe, or other files.
     """
+    there = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
+    if there and not {"prompts.run.json", "prompts.jsonl.parts"} & set(there):
+        raise ValueError(f"output {out} holds other files, such as {there[0]}; choose a new folder")
     captions = sample_captions(recipe.captions, recipe.seed)
-    summary = instruction_files.write(
-        models.language_model,
-        captions,
-        out / "prompts.jsonl",
-        recipe.instruction_settings,
-        show=lambda done, total: show("instructions", done, total),
-    )
+    settings = recipe.instruction_settings
+    summary = instruction_files.write(models.language_model, captions, out / "prompts.jsonl", settings)
     write_file(out / "captions.txt", "".join(f"{caption}\n" for caption in captions))
     prompts, settings = pairs.read_prompts(out / "prompts.jsonl"), recipe.pair_settings
-    _generate(models, prompts, settings, out / "pairs", "pairs", show)
+    _finish("pairs", pairs.make(lambda: (models.text2image, models.clip), prompts, settings, out / "pairs"))
     filtered = clip_filter.run(out / "pairs", settings.thresholds, settings.most)
     take_all = {"most": COMPARED_SAMPLES, "thresholds": Thresholds(image=-1.0, caption=-1.0, direction=-1.0)}
     ways = {}
     for way, changes in WAYS.items():
         folder = out / "compared" / way.replace(" ", "-").replace(",", "").lower()
         compared = replace(settings, samples=COMPARED_SAMPLES, **take_all, **changes)
-        _generate(models, prompts[: recipe.compared], compared, folder, way, show)
-        ways[way] = _inspect(models.classifier, folder, None, settings.thresholds, show)
+        some = prompts[: recipe.compared]
+        _finish(way, pairs.make(lambda: (models.text2image, models.clip), some, compared, folder))
+        ways[way] = _inspect(models.classifier, folder, None, settings.thresholds)
     chosen = [(name, seed) for name, seeds in filtered.seeds.items() for seed in seeds]
     chosen = set(chosen[:: max(1, len(chosen) // INSPECTED)][:INSPECTED])
     reasons = Counter(mismatch(p["input"], p["edit"], p["output"]) for p in prompts)
@@ -170,35 +167,27 @@ def make(recipe: Recipe, out: Path, models: Models, *, show: Show = lambda *_: N
         inconsistent={reason: n for reason, n in reasons.most_common() if reason},
         filtered=filtered,
         ways=ways,
-        kept=_inspect(models.classifier, out / "pairs", chosen, settings.thresholds, show),
+        kept=_inspect(models.classifier, out / "pairs", chosen, settings.thresholds),
     )
 
 
-def _generate(
-    models: Models, prompts: Sequence[dict], settings: pairs.Settings, folder: Path, what: str, show: Show
-) -> None:
-    run = pairs.make(lambda: (models.text2image, models.clip), prompts, settings, folder)
-    show(what, run.done, run.total)
-    for done, _ in enumerate(run, run.done + 1):
-        show(what, done, run.total)
+def _finish(what: str, run: pairs.Run) -> None:
+    """Make what is missing of a run."""
+    for _ in tqdm(run, what, total=run.total, initial=run.done, unit="unit", leave=False):
+        pass
 
 
 def _inspect(
-    classifier: AttributeClassifier,
-    folder: Path,
-    chosen: set[tuple[str, int]] | None,
-    thresholds: Thresholds,
-    show: Show,
+    classifier: AttributeClassifier, folder: Path, chosen: set[tuple[str, int]] | None, thresholds: Thresholds
 ) -> list[InspectedPair]:
     """The chosen (unit, seed)s of a folder; None: all that have images."""
     rows = [(name, prompt, row) for name, prompt, rows in read_scores(folder) for row in rows if row["candidate"]]
     rows = [each for each in rows if chosen is None or (each[0], each[2]["seed"]) in chosen]
     inspected = []
-    for name, prompt, row in rows:
+    for name, prompt, row in tqdm(rows, "inspecting pairs", unit="pair", leave=False):
         files = [read_image(folder, name, row["seed"], edited) for edited in (False, True)]
         images = tuple(decode(io.BytesIO(file), f"{folder}, unit {name}") for file in files)
         inspected.append(inspect_pair(classifier, prompt, images, kept=not thresholds.refuses(row)))
-        show("inspecting pairs", len(inspected), len(rows))
     return inspected
 
 

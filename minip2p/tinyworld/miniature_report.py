@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from PIL import Image
 
-from ..data.contact_sheet import CELL, Row, lay_out
+from ..data.contact_sheet import CELL, Row, lay_out, pair_rows
 from ..datagen import clip_filter
 from .evaluation.common import markdown
 from .miniature import InspectedPair, Report
@@ -60,29 +60,17 @@ def _row(inspected: Sequence[InspectedPair]) -> list:
 
 def draw(report: Report) -> Image.Image:
     """Examples on a page: pairs that the filter kept, and pairs that it rejected."""
-    f, across, rows = report.filtered, 3, []
+    f, rows = report.filtered, []
     rejected = [pair for pair in next(iter(report.ways.values())) if not pair.kept]
-    for label, some in (("kept", _varied(report.kept)[: 5 * across]), ("rejected", _varied(rejected)[: 2 * across])):
-        for i in range(0, len(some), across):
-            batch = some[i : i + across]
-            heads = [f"{pair.prompt['edit']} ({'exact' if pair.exact else 'not exact'})" for pair in batch]
-            rows.append(Row("" if i else label, heads, [_join(pair.images) for pair in batch]))
+    for label, some in (("kept", _varied(report.kept)[:15]), ("rejected", _varied(rejected)[:6])):
+        marked = ((f"{p.prompt['edit']} ({'exact' if p.exact else 'not exact'})", *p.images) for p in some)
+        rows += pair_rows(marked, label)
     numbers = (
         f"{report.instructions.captions} captions, {report.instructions.accepted} instructions by the language model, "
         f"{f.samples} pairs by the text-to-image model, {f.kept} kept by the CLIP filter"
     )
-    empty = Row("", [], [Image.new("RGB", (CELL, CELL), "white")], "no pairs")
+    empty = Row("no pairs", [], [Image.new("RGB", (CELL, CELL), "white")])
     return lay_out("From captions to a training set", numbers, rows or [empty])
-
-
-def _join(images: Sequence[Image.Image]) -> Image.Image:
-    """Two images side by side, enlarged so that the instruction has room above them."""
-    factor = max(1, CELL // images[0].width)
-    size, gap = images[0].width * factor, images[0].width * factor // 16
-    joined = Image.new("RGB", (2 * size + gap, size), "white")
-    for i, image in enumerate(images):
-        joined.paste(image.resize((size, size), Image.Resampling.NEAREST), (i * (size + gap), 0))
-    return joined
 
 
 def _varied(inspected: Sequence[InspectedPair]) -> list[InspectedPair]:

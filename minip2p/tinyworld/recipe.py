@@ -63,19 +63,12 @@ def make_pairs(models: dict[str, Path], out: Path, device: torch.device | str = 
         clip=load_clip(models["clip"], device=device),
         classifier=load_classifier(models["classifier"], device=device),
     )
-    with tqdm(unit="") as bar:
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.n, bar.total = done, total
-            bar.refresh()
-
-        report = miniature.make(miniature.RECIPE, out, networks, show=show)
+    report = miniature.make(miniature.RECIPE, out, networks)
     write_file(out / "report.md", miniature_report.to_markdown(report))
     edits, c = open_edits(out / "pairs"), EDITOR_FROM_PAIRS
-    settings = Settings(size=c.size, resize=c.resize, crops=8, flips=c.flip > 0)
-    vae = load(models["text2image"], device=device, inference=False).vae
-    units = precompute(lambda: vae, edits, settings, out / "latents", data=read_texts(edits, skip_broken=False).mark)
+    settings = Settings(size=c.size, resize=c.resize, crops=8, flips=c.flip > 0, texts=not c.train_text)
+    pipe = load(models["text2image"], device=device, inference=False)
+    units = precompute(lambda: pipe, edits, settings, out / "latents", data=read_texts(edits, skip_broken=False).mark)
     for _ in tqdm(units, desc="encoding pairs", unit="unit"):
         pass
     return out / "latents"

@@ -177,7 +177,10 @@ def build_pipeline(
             "the inputs for the source image are new, and --lora-rank keeps them: add conv_in to lora_also"
         )
     denoiser, vae, text_encoder = (networks[part].to(device) for part in (model.denoiser, "vae", "text"))
-    return Pipeline(denoiser, vae, text_encoder, tokenizer, model)
+    random = [part for part in (model.denoiser, "text") if part not in loaded]
+    notes = [f"new, with random weights: {' and '.join(random)}; --init-from has none"] if random else []
+    notes += ["new, with weights of zero: the inputs for the source image"] if new and not random[:1] else []
+    return Pipeline(denoiser, vae, text_encoder, tokenizer, model, notes=tuple(notes), graphs=False)
 
 
 def check_fit(model: Config, vae: VAEConfig, text: TextConfig, files: Sequence[Path]) -> None:

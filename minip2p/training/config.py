@@ -23,8 +23,9 @@ class TrainConfig:
     """steps of the optimiser"""
     batch_size: Batch = 1024
     """items in a step, over all processes"""
-    micro_batch: Batch | None = None
-    """items that a device computes at once; their gradients add up. None: a process computes its whole part at once"""
+    micro_batch: Batch | Literal["auto"] | None = None
+    """items that a device computes at once; their gradients add up. None: a process computes its whole part at once.
+    auto: on a GPU as many as the estimate of memory leaves room for, on a CPU 32"""
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-4
     betas: Annotated[tuple[Decay, ...], Field(min_length=2, max_length=2)] = (0.9, 0.999)
     """of AdamW"""
@@ -40,13 +41,18 @@ class TrainConfig:
     ema_on_cpu: bool = False
     """keep the average in the CPU's memory: saves as much GPU memory as the weights take; steps get slower"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """autocast; auto is bf16 on a GPU and fp32 elsewhere"""
+    """of products and convolutions; weights, average and optimiser are always float32. auto: bf16 on GPUs that compute
+    in it, fp32 elsewhere"""
     checkpointing: bool = False
     """gradient checkpointing: store each block's input only and recompute the block in the backward pass"""
-    compile: bool = False
-    """torch.compile the networks (takes minutes at first); results differ by rounding"""
-    workers: Annotated[int, Field(ge=0, le=1000)] = 0
-    """processes that prepare batches in the background; 0 prepares them between steps"""
+    compile: bool | None = None
+    """torch.compile the networks (takes minutes at first); results differ by rounding. None: denoisers on a GPU, for
+    1,000 steps or more"""
+    graph: bool | None = None
+    """record a step's work as CUDA graphs and replay them; results are the same. None: denoisers on one GPU"""
+    workers: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """processes that prepare batches in the background; 0 prepares them between steps. None: beside a GPU as many as
+    this process has cores, at most 16; on a CPU 0"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """decides all random numbers of the run"""
     log_every: Count = 50
@@ -119,6 +125,8 @@ class DiffusionTraining:
     rectified flow"""
     change_weight: AtLeast0 = 0.0
     """extra weight of the loss where the target's latent differs from the source's; the paper has none"""
+    vae_precision: Literal["fp32", "bf16"] = "fp32"
+    """in which the autoencoder encodes images; bf16 keeps the moments in float32. Precomputed latents do without"""
     train_text: bool = False
     """train the text encoder too; the paper keeps CLIP frozen"""
     lora_rank: Rank = 0

@@ -81,6 +81,8 @@ class Example:
     """(2, 3, y, x) in [-1, 1]: source and target"""
     latents: Tensor | None = None
     """(3, c, y, x): the source's mode, the target's mean and standard deviation; not scaled"""
+    states: Tensor | None = None
+    """(m, d): the text encoder's states of the text, where they are precomputed with the latents"""
 
 
 class ExampleSet(Protocol):
@@ -132,6 +134,13 @@ class LatentDataset:
 
     latents: Latents
     prompts: Prompts
+    states: bool = False
+    """also read the states of the texts"""
+
+    @property
+    def instructions(self) -> Sequence[str | None]:
+        """Of every pair of the set."""
+        return self.latents.instructions
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -145,7 +154,8 @@ class LatentDataset:
         return self._variant(self.prompts[i][0], 0)
 
     def _variant(self, pair: int, variant: int) -> Example:
-        return Example(text=self.latents.instructions[pair], latents=self.latents.read(pair, variant))
+        states = self.latents.read_states(pair) if self.states else None
+        return Example(text=self.latents.instructions[pair], latents=self.latents.read(pair, variant), states=states)
 
 
 def choose(pairs: Sequence[int], rng: np.random.Generator) -> int:

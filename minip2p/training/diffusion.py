@@ -1,27 +1,34 @@
-"""Training of a denoiser: the paper's objective (eq. 2) on latents, with conditioning dropout."""
+"""Training of a denoiser: the paper's objective (eq. 2) on latents, with conditioning dropout.
 
-import hashlib
-import json
+dataset -> Batch (workers; every random number) -> Inputs (on the device, by the frozen networks) -> loss (trained ones)
+"""
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import Cond, Denoiser, Schedule
+from ..diffusion import Schedule
+from ..diffusion.loss import problem, squared_error
 from ..nn.lora import add_lora
 from ..pipeline import Pipeline, fingerprint
+from ..pipeline.fingerprint import tokenizer_fingerprint
 from . import rng
 from .checkpoint_parts import write_parts
 from .config import HELD_OUT, DiffusionTraining
-from .data import Example, Mixture
+from .data import Example, Mixture, PairDataset
+from .precision import HalfEncoder, computes_in_half
 
 BANDS = {"loss_low": (0.0, 0.5), "loss_mid": (0.5, 5.0), "loss_high": (5.0, math.inf)}
 """ranges of sigma over which the log averages the loss, too"""
 LORA_LAYERS = ("q", "k", "v", "out")
 """the linear layers of the denoiser that LoRA adds to: those of its attentions"""
+ENCODED = 32
+"""pictures that the autoencoder encodes together: more are no faster and take 230 MiB each at 256 px"""
 Draw = Callable[[Pipeline, Path], dict[str, float]]
 """draws a preview (a PNG) of what a pipeline does, and measures it"""
 
@@ -31,6 +38,9 @@ class Batch:
     """Examples with all their random numbers; the first axis is the items."""
 
     texts: list[str]
+    """"" where dropped"""
+    text: Tensor
+    """of these, tokens (b, m), or the frozen text encoder's states (b, m, d)"""
     pixels: Tensor | None
     """(b, 2, 3, y, x) in [-1, 1], source and target; or"""
     latents: Tensor | None
@@ -51,6 +61,23 @@ class Batch:
         return replace(self, **{name: x.pin_memory() for name, x in vars(self).items() if torch.is_tensor(x)})
 
 
+class Inputs(NamedTuple):
+    """What the trained networks read of a batch and should predict: on the device, of the same shapes in each batch."""
+
+    x: Tensor
+    """(b, inputs, y, x): the noisy latent, and for an editor the source's"""
+    t: Tensor
+    """(b,): times"""
+    text: Tensor
+    """(b, m, d) states; tokens (b, m) where the text encoder is trained"""
+    target: Tensor
+    """(b, c, y, x)"""
+    weight: Tensor
+    """(b, 1, y, x), of the squared error"""
+    bands: Tensor
+    """(bands, b): 1 where an item is in this one of `BANDS`"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionData:
     """Batches of examples, noise and noise levels. Item i of step s has the number s * batch_size + i."""
@@ -60,6 +87,9 @@ class DiffusionData:
     schedule: Schedule
     latent_shape: tuple[int, int, int]
     """(c, y, x)"""
+    tokenizer: Callable[[list[str]], Tensor]
+    null_states: Tensor | None = None
+    """(m, d): the text encoder's states of "", where the examples have those of their texts"""
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
         c = self.config
@@ -68,7 +98,7 @@ class DiffusionData:
         drop_text, drop_image = rng.conditioning_dropout(torch.tensor(u), c.dropout)
         posterior, noise = torch.stack(noises).unbind(1)
         return Batch(
-            texts=["" if drop else each.text for drop, each in zip(drop_text.tolist(), examples, strict=True)],
+            **self._texts(examples, drop_text.tolist()),
             **stack(examples),
             keep=~drop_image,
             posterior=posterior,
@@ -76,6 +106,13 @@ class DiffusionData:
             sigma=self.schedule.sigma(self._times(torch.tensor(t, dtype=torch.float64))),
             broken=[error for errors in broken for error in errors],
         )
+
+    def _texts(self, examples: Sequence[Example], drop: Sequence[bool]) -> dict[str, list[str] | Tensor]:
+        texts = ["" if each else example.text for each, example in zip(drop, examples, strict=True)]
+        if self.null_states is None:
+            return {"texts": texts, "text": self.tokenizer(texts)}
+        states = [self.null_states if each else example.states for each, example in zip(drop, examples, strict=True)]
+        return {"texts": texts, "text": torch.stack(states)}
 
     def _times(self, u: Tensor) -> Tensor:
         """Training times from uniform numbers."""
@@ -94,9 +131,10 @@ class DiffusionData:
         examples: the same at every call."""
         generators = [rng.item_generator(self.config.train.seed, HELD_OUT + i) for i in rows]
         noises = torch.stack([rng.normal(generator, (2, *self.latent_shape)) for generator in generators])
+        chosen = [examples[i] for i in rows]
         return Batch(
-            texts=[examples[i].text for i in rows],
-            **stack([examples[i] for i in rows]),
+            **self._texts(chosen, [False] * len(chosen)),
+            **stack(chosen),
             keep=torch.ones(len(rows), dtype=torch.bool),
             posterior=noises[:, 0],
             noise=noises[:, 1],
@@ -122,20 +160,37 @@ class DiffusionStage:
         draw: Draw | None = None,
         origin: str = "",
         mark: str | None = None,
+        states: bool = False,
     ):
         """pipe: the networks to start from. held_out: examples that are not trained on.
 
-        origin: describes the data; mark: does so, wherever they are stored. Raises ValueError where inputs for the
-        source image are zero and would stay so.
+        origin: describes the data; mark: does so, wherever they are stored. states: the examples have the states of
+        their texts, so that the text encoder stays in the CPU's memory. Raises ValueError where inputs for the source
+        image are zero and would stay so.
         """
         self.config, self.pipe, self.held_out, self.draw, self.origin = config, pipe, held_out, draw, origin
         side = config.size // pipe.config.vae.factor
         shape = pipe.config.vae.latent_channels, side, side
-        schedule = pipe.denoiser.schedule
-        self.data = DiffusionData(config=config, examples=examples, schedule=schedule, latent_shape=shape)
+        null = pipe.encode_text([""])[0].half().cpu().clone() if states else None
+        if states:
+            pipe.text_encoder.to("cpu")
+        self.data = DiffusionData(
+            config=config,
+            examples=examples,
+            schedule=pipe.denoiser.schedule,
+            latent_shape=shape,
+            tokenizer=pipe.tokenizer,
+            null_states=null,
+        )
+        self.half = computes_in_half(config.train.precision, pipe.device)
         self.edits_images = pipe.kind == "editor"
+        self.reads_pictures = any(isinstance(each, PairDataset) for each in examples.sets)
+        self.notes = pipe.notes
         for frozen in (pipe.vae, *(() if config.train_text else (pipe.text_encoder,))):
             frozen.eval().requires_grad_(False)
+        self.encoder = pipe.vae if config.vae_precision == "fp32" else HalfEncoder(pipe.vae)
+        self.compiled = [self.encoder.encoder] if isinstance(self.encoder, HalfEncoder) else []
+        """networks that are not trained and may be compiled, as no preview has them"""
         if config.lora_rank:
             add_lora(pipe.unet, config.lora_rank, config.lora_alpha or config.lora_rank, LORA_LAYERS)
             unfreeze(pipe.unet, config.lora_also)
@@ -143,44 +198,47 @@ class DiffusionStage:
         self.module = nn.ModuleDict({"unet": pipe.unet} | ({"text": pipe.text_encoder} if config.train_text else {}))
         self.marks = {"data": mark or origin} | frozen_marks(pipe, config.train_text)
 
-    def loss(self, module: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The batch's mean loss; (sum, count) of the losses in each band of noise levels."""
-        losses = self.losses(module, batch)
-        figures = {}
-        for name, (low, high) in BANDS.items():
-            within = ((batch.sigma >= low) & (batch.sigma < high)).to(losses)
-            figures[name] = torch.stack([(losses.detach() * within).sum(), within.sum()])
-        return losses.mean(), figures
-
-    def losses(self, module: nn.ModuleDict, batch: Batch) -> Tensor:
-        """The loss of each item (b,)."""
-        device, c = next(module.parameters()).device, self.pipe.config
+    @torch.no_grad()
+    def inputs(self, batch: Batch) -> Inputs:
+        """On the device of the trained networks, without waiting for it."""
+        device, c = next(self.module.parameters()).device, self.pipe.config
         keep, posterior, noise = (x.to(device, non_blocking=True) for x in (batch.keep, batch.posterior, batch.noise))
-        text = self.encode_text(module, batch.texts, device)
         image, mean, std = self.encode_images(batch, device)
         z0 = c.vae.scaling_factor * (mean + std * posterior)
-        weight = 1 + self.config.change_weight * difference(image, mean, c.vae.scaling_factor)
         shown = image * keep[:, None, None, None] if self.edits_images else None
-        denoiser = Denoiser(module["unet"], self.data.schedule, c.schedule.prediction)
-        return denoiser.loss(z0, noise, batch.sigma, Cond(text, shown), weight=weight)
+        x, t, target = problem(self.pipe.denoiser, z0, noise, batch.sigma, shown)
+        weight = 1 + self.config.change_weight * difference(image, mean, c.vae.scaling_factor)
+        bands = torch.stack([(batch.sigma >= low) & (batch.sigma < high) for low, high in BANDS.values()]).to(x)
+        return Inputs(x, t, self.encode_text(batch.text, device), target, weight, bands)
 
-    def encode_text(self, module: nn.ModuleDict, texts: list[str], device: torch.device) -> Tensor:
-        """(b, m, d); with gradients where the text encoder is trained."""
-        tokens = self.pipe.tokenizer(texts).to(device, non_blocking=True)
-        if "text" in module:
-            return module["text"](tokens)
-        with torch.no_grad():
-            return self.pipe.text_encoder(tokens)
+    def loss(self, module: nn.ModuleDict, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The batch's mean loss; (sum, count) of the losses in each band of noise levels."""
+        losses = self.losses(module, inputs)
+        sums = torch.stack([inputs.bands @ losses.detach(), inputs.bands.sum(1)], dim=1)
+        return losses.mean(), dict(zip(BANDS, sums, strict=True))
 
-    @torch.no_grad()
+    def losses(self, module: nn.ModuleDict, inputs: Inputs) -> Tensor:
+        """The loss of each item (b,)."""
+        text = module["text"](inputs.text) if "text" in module else inputs.text
+        prediction = module["unet"](inputs.x, inputs.t, text).to(inputs.target)
+        return squared_error(prediction, inputs.target, inputs.weight)
+
+    def encode_text(self, text: Tensor, device: torch.device) -> Tensor:
+        """Tokens or states as the networks read them (`Inputs.text`)."""
+        text = text.to(device, non_blocking=True)
+        if text.is_floating_point() or "text" in self.module:
+            return text.float() if text.is_floating_point() else text
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            return self.pipe.text_encoder.to(device)(text).float()
+
     def encode_images(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """The source's mode, the target's mean and standard deviation, each (b, c, y, x), not scaled."""
         if batch.latents is not None:
             return batch.latents.to(device, non_blocking=True).unbind(1)
-        with torch.autocast(device.type, enabled=False):
-            x = batch.pixels.flatten(0, 1).to(device, non_blocking=True, memory_format=torch.channels_last)
-            posterior = self.pipe.vae.encode(x)
-        mean, std = (t.unflatten(0, (-1, 2)) for t in (posterior.mean, (0.5 * posterior.logvar).exp()))
+        x = batch.pixels.flatten(0, 1).to(device, non_blocking=True, memory_format=torch.channels_last)
+        posteriors = [self.encoder.encode(part) for part in x.split(ENCODED)]
+        mean = torch.cat([each.mean for each in posteriors]).unflatten(0, (-1, 2))
+        std = torch.cat([(0.5 * each.logvar).exp() for each in posteriors]).unflatten(0, (-1, 2))
         return mean[:, 0], mean[:, 1], std[:, 1]
 
     def pipeline(self, module: nn.ModuleDict) -> Pipeline:
@@ -199,7 +257,7 @@ class DiffusionStage:
     def held_out_loss(self, module: nn.ModuleDict) -> float:
         n = len(self.held_out)
         parts = [self.data.held_out(self.held_out, range(i, min(i + 16, n))) for i in range(0, n, 16)]
-        return float(torch.cat([self.losses(module, part) for part in parts]).mean())
+        return float(torch.cat([self.losses(module, self.inputs(part)) for part in parts]).mean())
 
 
 def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
@@ -214,9 +272,8 @@ def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
 def frozen_marks(pipe: Pipeline, train_text: bool) -> dict[str, str]:
     """What identifies the tokenizer and the networks that stay as they are."""
     networks = {"autoencoder": pipe.vae} | ({} if train_text else {"text encoder": pipe.text_encoder})
-    words = json.dumps(pipe.tokenizer.to_dict(), sort_keys=True) if hasattr(pipe.tokenizer, "to_dict") else ""
     marks = {name: fingerprint({name: network}) for name, network in networks.items()}
-    return marks | {"tokenizer": hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:16]}
+    return marks | {"tokenizer": tokenizer_fingerprint(pipe.tokenizer)}
 
 
 def stack(examples: Sequence[Example]) -> dict[str, Tensor | None]:

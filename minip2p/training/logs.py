@@ -27,12 +27,12 @@ class Meter:
         self.broken: dict[str, None] = {}
 
     def add(self, figures: dict[str, Tensor], items: int, broken: Iterable[str] = ()) -> None:
-        """Add figures of so many items: means (), or sums and counts (2,)."""
+        """Add figures of so many items: means (), or sums and counts (2,). They may be overwritten afterwards."""
         for name, figure in figures.items():
             figure = figure.detach().double() if figure.device.type == "cpu" else figure.detach().float()
             if figure.dim() == 0:
                 figure = torch.stack([figure * items, torch.full_like(figure, items)])
-            self.sums[name] = self.sums[name].to(figure) + figure if name in self.sums else figure
+            self.sums[name] = self.sums[name].to(figure) + figure if name in self.sums else figure.clone()
         self.broken |= dict.fromkeys(broken)
 
     def read(self, ranks: Ranks) -> tuple[dict[str, float], list[str]]:

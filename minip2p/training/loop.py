@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +19,12 @@ from ..config import to_dict
 from ..files import lock_folder, remove_unfinished, write_json
 from .config import TrainConfig
 from .data import BatchSource, load_batches
-from .ema import EMA
 from .logs import Logs, Meter
 from .memory import describe_memory
+from .plan import plan
 from .ranks import Ranks
 from .state import State, check_folder, newest
+from .step import EMA, Steps
 from .stops import Stopped, catch_signals
 
 
@@ -39,7 +40,11 @@ class Stage(Protocol):
     """what a resumed run must find as it was, beside the config: name -> hash"""
 
     def loss(self, module: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The batch's mean loss, and figures for the log: a mean (), or a sum and a count (2,)."""
+        """The batch's mean loss, and figures for the log: a mean (), or a sum and a count (2,).
+
+        A stage with a method `inputs(batch)` gets what that returns, made beforehand by what is not trained: a named
+        tuple of tensors on the device, of the same shapes in each batch.
+        """
 
     def export(self, module: nn.Module, path: Path, done: dict[str, int] | None = None) -> None:
         """Write `module` (the averaged weights) as a checkpoint that `minip2p.load` or another stage reads."""
@@ -77,53 +82,47 @@ def train(
 def run_steps(stage: Stage, out: Path, resume: bool, accept_changes: bool, ranks: Ranks) -> Iterator[Log]:
     """`train` in its folder."""
     # networks, their average, the optimiser
-    c = stage.config.train
-    torch.manual_seed(c.seed)
+    torch.manual_seed(stage.config.train.seed)
     model = stage.module.to(ranks.device).train()
-    memory = describe_memory(stage, ranks) if ranks.first else ""
+    c, notes = plan(stage, ranks)
+    memory = describe_memory(stage, c, ranks) if ranks.first else ""
     gather = ranks.apply_fsdp(model)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     ema, meter = EMA(model, c.ema, c.ema_on_cpu), Meter()
     optimizer = torch.optim.AdamW(weights, lr=0.0, betas=tuple(c.betas), weight_decay=c.weight_decay, fused=True)
     run = State(model=model, ema=ema, optimizer=optimizer, meter=meter, marks=stage.marks, batch_size=c.batch_size)
-    first, notes = run.restore(out, ranks, accept_changes) if resume else (0, [])
+    first, damaged = run.restore(out, ranks, accept_changes) if resume else (0, [])
     if first > c.steps:
         raise ValueError(f"train.steps = {c.steps}: {out} has {first} steps already; expected at least as many")
-    if ranks.first:
-        write_json(out / "config.json", to_dict(stage.config))
-    if c.compile:
-        for network in model.children():
-            network.compile()
-    compute_loss = ranks.wrap_ddp(Loss(stage))
+    if ranks.first:  # with the size of micro-batches, so that a resumed run adds up in the same order
+        settled = replace(stage.config, train=replace(stage.config.train, micro_batch=c.micro_batch))
+        write_json(out / "config.json", to_dict(settled))
+    steps = Steps(stage, model, optimizer, c, ranks)
 
     # data
     parts = ranks.rows(c.batch_size, c.micro_batch)
     batches = load_batches(stage.data, range(first, c.steps), parts, c.workers, pin=ranks.device.type == "cuda")
 
-    yield Log(first, {}, tuple(note for note in (*notes, memory) if note))
+    yield Log(first, {}, tuple(note for note in (*damaged, *notes, *getattr(stage, "notes", ()), memory) if note))
     with Logs(out, first, ranks.first) as logs, catch_signals() as stops:
         for step in range(first + 1, c.steps + 1):
             # step
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(c, step - 1)
-            optimizer.zero_grad(set_to_none=True)
-            total = torch.zeros((), device=ranks.device)
-            for rows in parts:
-                batch = next(batches)
-                with ranks.accumulate(compute_loss, last=rows is parts[-1]):
-                    with autocast(c.precision, ranks.device):
-                        loss, figures = compute_loss(batch)
-                    (loss * (len(rows) * ranks.world / c.batch_size)).backward()
-                total += loss.detach()
-                meter.add({"loss": loss} | figures, len(rows), getattr(batch, "broken", ()))
-            norm = gather(nn.utils.clip_grad_norm_(weights, math.inf if c.clip is None else c.clip))
-            total, norm = torch.stack([total, norm.to(total)]).tolist()  # waits for the device, once a step
-            stopped, diverged = ranks.any(stops.asked, not math.isfinite(total + norm))
-            if diverged:
-                values = f"the loss is {total / len(parts):g}, the norm of its gradient {norm:g}"
-                raise ValueError(f"{values} at step {step}; {last_state(out)}")
-            optimizer.step()
-            ema.update()
+            with steps.around():
+                total = torch.zeros((), device=ranks.device)
+                for rows in parts:
+                    batch = next(batches)
+                    weight = len(rows) * ranks.world / c.batch_size
+                    loss, figures = steps.backward(steps.inputs(batch), weight, last=rows is parts[-1])
+                    total += loss
+                    meter.add({"loss": loss} | figures, len(rows), getattr(batch, "broken", ()))
+                norm = gather(nn.utils.clip_grad_norm_(weights, math.inf if c.clip is None else c.clip))
+                total, norm = torch.stack([total, norm.to(total)]).tolist()  # waits for the device, once a step
+                stopped, diverged = ranks.any(stops.asked, not math.isfinite(total + norm))
+                if diverged:
+                    values = f"the loss is {total / len(parts):g}, the norm of its gradient {norm:g}"
+                    raise ValueError(f"{values} at step {step}; {last_state(out)}")
+                steps.update(learning_rate(c, step - 1))
+                ema.update()
             last = step == c.steps
 
             # log
@@ -131,7 +130,7 @@ def run_steps(stage: Stage, out: Path, resume: bool, accept_changes: bool, ranks
                 figures, broken = meter.read(ranks)
                 figures |= {"grad_norm": norm, "lr": learning_rate(c, step - 1)}
                 figures = logs.write(step, c.batch_size, figures, broken)
-                yield Log(step, figures, tuple(f"left out: {each}" for each in broken))
+                yield Log(step, figures, (*(f"left out: {each}" for each in broken), *steps.notes()))
 
             # preview: before the state, so that the files of a run that goes on from it are complete
             if step % c.preview_every == 0 or last:
@@ -169,17 +168,6 @@ def last_state(out: Path) -> str:
     return f"the last good state is {path}: --resume {out} continues it, e.g. with a lower train.learning_rate"
 
 
-class Loss(nn.Module):
-    """A stage's loss as the forward pass of its module, as DistributedDataParallel needs it."""
-
-    def __init__(self, stage: Stage):
-        super().__init__()
-        self.stage, self.module = stage, stage.module
-
-    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.stage.loss(self.module, batch)
-
-
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The learning rate of a step, counted from 0: a linear warm-up, then constant or half a cosine down to 0."""
     if step < config.warmup:
@@ -188,11 +176,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if on else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..data.edits import Edits, open_edits
-from ..data.latents import Latents, is_precomputed
+from ..data.latents import Latents, is_precomputed, read_header
 from ..data.split import split_groups
 from ..pipeline import Pipeline, fingerprint
+from ..pipeline.fingerprint import text_fingerprint
+from ..text.cleaning import note_of_cut
 from .config import DiffusionTraining
 from .data import Example, LatentDataset, Mixture, PairDataset, Prompts
 from .diffusion import DiffusionStage
@@ -27,7 +30,8 @@ def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
     if len({is_precomputed(path) for path in config.data}) > 1:
         images = next(path for path in config.data if not is_precomputed(path))
         raise ValueError(f"{images}: images and precomputed sets cannot be mixed; precompute it, too")
-    sets = [open_set(path, config, pipe) for path in config.data]
+    states = has_states(config, pipe)
+    sets = [open_set(path, config, pipe, states) for path in config.data]
     examples = Mixture(
         sets=[trained for trained, _, _ in sets],
         weights=config.weights or [len(trained) for trained, _, _ in sets],
@@ -42,21 +46,33 @@ def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
         title = "Pairs that are trained on: none is held out"
     draw = PairSheet(vary_texts(shown)[:n], config.preview_scales, title) if n else None
     marks = [mark for _, _, mark in sets]
+    texts = [text for trained, _, _ in sets for text in trained.instructions]
+    pipe = replace(pipe, notes=(*pipe.notes, note_of_cut(texts, pipe.tokenizer)))
     origin = "; ".join(f"{path} {mark}" for path, mark in zip(config.data, marks, strict=True))
-    return DiffusionStage(config, pipe, examples, held_out, draw, origin, mark="; ".join(marks))
+    return DiffusionStage(config, pipe, examples, held_out, draw, origin, mark="; ".join(marks), states=states)
+
+
+def has_states(config: DiffusionTraining, pipe: Pipeline) -> bool:
+    """Whether every set has the states that this model's text encoder, kept as it is, gives its texts."""
+    if config.train_text or not all(map(is_precomputed, config.data)):
+        return False
+    mark = text_fingerprint(pipe)
+    return all(read_header(Path(path)).get("text") == mark for path in config.data)
 
 
 def open_set(
-    path: str, config: DiffusionTraining, pipe: Pipeline
+    path: str, config: DiffusionTraining, pipe: Pipeline, states: bool = False
 ) -> tuple[PairDataset | LatentDataset, list[Example], str]:
-    """The pairs of a set to train on, those held out, and a mark of its content."""
+    """The pairs of a set to train on, those held out, and a mark of its content. states: read those of the texts."""
     texts: Latents | Texts
     if is_precomputed(path):
         texts = latents = Latents.open(path)
         latents.check(size=config.size, vae=fingerprint({"vae": pipe.vae}))
         header = json.dumps(latents.header, sort_keys=True).encode()
         mark = f"{len(latents)} pairs as latents {hashlib.sha256(header).hexdigest()[:16]}"
-        sets = [LatentDataset(latents=latents, prompts=each) for each in split_prompts(latents, config.draw)]
+        sets = [
+            LatentDataset(latents=latents, prompts=each, states=states) for each in split_prompts(latents, config.draw)
+        ]
     else:
         edits = open_edits(path)
         texts = read_texts(edits, config.skip_broken)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from .config import DiffusionTraining, InstructionTraining, TrainConfig
 
-SD15 = DiffusionTraining(train=TrainConfig(micro_batch=32, workers=8, log_every=10, save_every=500))
-"""the paper's training of the editor (section 3.2), in micro-batches of 32 that fit a GPU of 80 GB, from Stable
-Diffusion 1.5. It does what the paper's code does, but for DEPARTURES"""
+SD15 = DiffusionTraining(train=TrainConfig(micro_batch="auto", log_every=10, save_every=500))
+"""the paper's training of the editor (section 3.2), in micro-batches that fit the GPU, from Stable Diffusion 1.5. It
+does what the paper's code does, but for DEPARTURES"""
 TINYLLAMA = InstructionTraining(
     train=TrainConfig(
         batch_size=8,
@@ -68,7 +68,8 @@ DEPARTURES = {
 """word of the config -> where the preset `sd15` differs from the paper's code"""
 UNMARKED = {
     f"train.{name}"
-    for name in "micro_batch ema_on_cpu checkpointing compile workers log_every save_every preview_every keep".split()
+    for name in "micro_batch ema_on_cpu checkpointing compile graph workers".split()
+    + "log_every save_every preview_every keep".split()
 } | {"data", "skip_broken", "preview_scales"}
 """words whose values say nothing about the paper: how a result is computed and shown, and on what"""
 

@@ -32,7 +32,7 @@ class PairSheet:
             n = len(self.scales)
             options = {"steps": STEPS, "sampler": "ddim", "resolution": max(source.size), "seed": [0] * n}
             edits = pipe.edit([source] * n, [each.text] * n, image_scale=list(self.scales), **options)
-            rows.append(Row("", [] if rows else heads, [source, *edits, target], each.text or "(no instruction)"))
+            rows.append(Row(each.text or "(no instruction)", [] if rows else heads, [source, *edits, target]))
         scale = f"text scale {pipe.config.sampling.text_scale:g}, {STEPS} steps of DDIM, averaged weights"
         lay_out(self.title, scale, rows).save(path)
         return {}

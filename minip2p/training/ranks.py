@@ -46,6 +46,13 @@ class Ranks:
         """Of each flag, whether it is set on any rank."""
         return self.sum(torch.tensor(flags, dtype=torch.int)).bool().tolist()
 
+    def least(self, n: int) -> int:
+        """The smallest of the ranks' numbers."""
+        x = torch.tensor(n)
+        if self.world > 1:
+            dist.all_reduce(x, op=dist.ReduceOp.MIN, group=self.cpu_group)
+        return int(x)
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks, on the CPU."""
         x = x.cpu()

@@ -90,14 +90,14 @@ def start(
     with other data. ranks: instead of `device`. Raises ValueError where `out` holds no run to resume, a run that would
     be overwritten, or one that is running.
     """
-    ranks = ranks or Ranks(device=torch.device(device))
+    ranks = ranks or Ranks(device=place(device, "float32")[0])
     with lock_folder(out) if ranks.first else nullcontext():  # before what takes long; `train` locks it again
         state.check_folder(out, resume)
         if ranks.first:
             state.check_writable(out)
     if not issubclass(spec.config, DiffusionTraining) and (ranks.world > 1 or config.train.micro_batch):
         raise ValueError("this stage trains in one process and one batch; only denoisers have ranks and micro-batches")
-    ranks.rows(config.train.batch_size, config.train.micro_batch)
+    ranks.rows(config.train.batch_size, None)
     if config.train.precision == "bf16":
         place(ranks.device, "bfloat16")  # raises where it is slow
     stage = spec.make(config, out, starting_files(out, init_from, resume), ranks.device)

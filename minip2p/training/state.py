@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.files import write_torch
-from .ema import EMA
+from ..files import read_json
 from .fsdp import gather_tensors, shard_like
 from .logs import Meter
 from .ranks import Ranks
+from .step import EMA
 
 
 def newest(out: Path) -> Path | None:
@@ -32,6 +33,17 @@ def check_folder(out: Path, resume: bool) -> None:
         raise ValueError(f"{out}: no state to resume from; to start from weights alone, use --init-from")
     if not resume and saved(out):
         raise ValueError(f"{out} holds a run already; --resume {out} continues it, another --out starts another")
+    found = [out / name for name in ("config.json", "log.jsonl", "model.safetensors") if (out / name).exists()]
+    if not resume and found and not _is_run(out / "config.json"):  # else it was killed before its first state
+        raise ValueError(f"{found[0]} is of no run of minip2p, and would be written over; choose another --out")
+
+
+def _is_run(config: Path) -> bool:
+    """Whether a file is the config of a run."""
+    try:
+        return "train" in read_json(config)
+    except ValueError:
+        return False
 
 
 def check_writable(out: Path) -> None:

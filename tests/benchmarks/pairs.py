@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 import minip2p
-from minip2p.datagen import pairs, units
+from minip2p import units
+from minip2p.datagen import pairs
 from minip2p.evaluation.metrics import Thresholds
 from minip2p.tinyworld.evaluation.pairs import held_out_pairs
 

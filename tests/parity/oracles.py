@@ -55,13 +55,17 @@ class Oracle:
 
 @cache
 def oracle(name: str) -> Oracle:
-    """ "sd1", "sd2" (linear projections, heads of 64, exact gelu, v) or "editor" (Stable Diffusion 1 with 8 inputs)."""
-    sd2 = name == "sd2"
+    """ "sd1", "sd2" (linear projections, heads of 64, exact gelu, v), "editor" (Stable Diffusion 1 with 8 inputs), or
+    "wide": an editor whose UNet and autoencoder have Stable Diffusion's own widths and numbers of blocks."""
+    sd2, wide, in_channels = name == "sd2", name == "wide", 8 if name in ("editor", "wide") else 4
     widths, attends = ((64, 128), (True, False)) if sd2 else ((32, 64, 96), (True, True, False))
     depth, blocks = (2, 1) if sd2 else (1, 2)
+    vae_widths, vae_blocks = ((128, 256, 512, 512), 2) if wide else ((32, 64, 64), 1)
+    if wide:
+        widths, attends = (320, 640, 1280, 1280), (True, True, True, False)
     unet = UNet2DConditionModel(
         sample_size=8,
-        in_channels=8 if name == "editor" else 4,
+        in_channels=in_channels,
         block_out_channels=widths,
         layers_per_block=blocks,
         down_block_types=[DOWN[a] for a in attends],
@@ -72,10 +76,10 @@ def oracle(name: str) -> Oracle:
         transformer_layers_per_block=depth,
     )
     vae = AutoencoderKL(
-        block_out_channels=(32, 64, 64),
-        layers_per_block=1,
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=vae_widths,
+        layers_per_block=vae_blocks,
+        down_block_types=["DownEncoderBlock2D"] * len(vae_widths),
+        up_block_types=["UpDecoderBlock2D"] * len(vae_widths),
         latent_channels=4,
         scaling_factor=0.18215,
     )
@@ -101,7 +105,7 @@ def oracle(name: str) -> Oracle:
     )
     config = Config(
         unet=UNetConfig(
-            in_channels=8 if name == "editor" else 4,
+            in_channels=in_channels,
             widths=widths,
             blocks=blocks,
             depth=depth,
@@ -111,7 +115,7 @@ def oracle(name: str) -> Oracle:
             head_size=64 if sd2 else None,
             linear_projection=sd2,
         ),
-        vae=VAEConfig(widths=(32, 64, 64), blocks=1),
+        vae=VAEConfig(widths=vae_widths, blocks=vae_blocks),
         text=TextConfig(
             vocab_size=WORDS,
             max_length=20,

@@ -5,6 +5,7 @@ written here once more from its published formulas: k-diffusion's noise levels a
 and the three-way guidance of their `CFGDenoiser`.
 """
 
+import os
 from copy import deepcopy
 from dataclasses import replace
 
@@ -21,10 +22,7 @@ from .oracles import oracle, relative, write_folder
 
 SEED = 1371
 INSTRUCTION = "Make it night, with a red boat!"
-SCALES = [
-    (7.5, 1.5),
-    *(pytest.param(*scales, marks=pytest.mark.slow) for scales in [(1.0, 1.0), (7.5, 1.0), (3.0, 0.0)]),
-]
+SCALES = [(7.5, 1.5), *(pytest.param(*scales, marks=pytest.mark.slow) for scales in [(7.5, 1.0), (3.0, 0.0)])]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,9 @@ def picture():
     return Image.fromarray((127 + 90 * waves + 9 * noise).clip(0, 255).astype(np.uint8))
 
 
-def reference_edit(folder, picture, text_scale, image_scale, steps, seed, dtype=torch.float32):
+def reference_edit(folder, picture, text_scale, image_scale, steps, seed, dtype=torch.float32, name="editor"):
     """The authors' edit of a picture of the right size: (latent, uint8 picture). The noise is drawn in float32."""
-    nets = oracle("editor")
+    nets = oracle(name)
     if dtype == torch.float64:
         nets = replace(
             nets, **{name: deepcopy(getattr(nets, name)).double() for name in ("unet", "vae", "text_encoder")}
@@ -103,14 +101,14 @@ def reference_edit(folder, picture, text_scale, image_scale, steps, seed, dtype=
 @torch.inference_mode()
 def test_an_edit_is_the_authors_seed_for_seed(folder, pipe, picture, text_scale, image_scale):
     small = ImageOps.fit(picture, (128, 64), Image.Resampling.LANCZOS)
-    theirs, written = reference_edit(folder, small, text_scale, image_scale, 15, SEED)
+    theirs, written = reference_edit(folder, small, text_scale, image_scale, 8, SEED)
     told = []
     ours = pipe.edit(
         picture,
         INSTRUCTION,
         text_scale=text_scale,
         image_scale=image_scale,
-        steps=15,
+        steps=8,
         seed=SEED,
         resolution=96,
         on_step=told.append,
@@ -146,6 +144,31 @@ def test_an_edit_is_exact_to_1e_5(folder, pipe, picture):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("MINIP2P_WIDE" not in os.environ, reason="takes 15 minutes and 16 GiB: MINIP2P_WIDE=1 runs it")
+@torch.inference_mode()
+def test_an_edit_of_real_width_is_exact_to_1e_5(picture, tmp_path):
+    """A photograph of 576x384 and networks of Stable Diffusion's widths, against the authors' formulas in float64."""
+    folder = write_folder(oracle("wide"), tmp_path / "wide", "make it night with a red boat")
+    photograph = picture.resize((576, 384))
+    exact, written = reference_edit(folder, photograph, 7.5, 1.5, 2, SEED, torch.float64, "wide")
+    told = []
+    ours = minip2p.load(folder).edit(
+        photograph,
+        INSTRUCTION,
+        text_scale=7.5,
+        image_scale=1.5,
+        steps=2,
+        seed=SEED,
+        resolution=576,
+        on_step=told.append,
+    )
+    off = np.abs(np.asarray(ours).astype(int) - written)
+    print(f"relative difference {relative(told[-1].step.z[0], exact):.1e}; {(off > 0).mean():.1e} of the pixels differ")
+    assert relative(told[-1].step.z[0], exact) < 1e-5
+    assert off.max() <= 1 and (off > 0).mean() < 1e-3
+
+
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_autoencoder_is_exact_to_1e_5_at_real_size(pipe):
     """576x384 in channels-last memory, where PyTorch's group norm is off by more, against float64."""
@@ -157,7 +180,7 @@ def test_the_autoencoder_is_exact_to_1e_5_at_real_size(pipe):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("steps", [10, pytest.param(28, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [10])
 @torch.inference_mode()
 def test_an_edit_is_diffusers_pipelines(folder, pipe, picture, steps):
     """With these numbers of steps all times are whole: its linear interpolation of sigma makes no difference."""

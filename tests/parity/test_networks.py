@@ -50,7 +50,9 @@ def published(folder, first, kind):
     """An original file with nothing of ours in its header, and with what published ones have beside the weights."""
     checkpoints.write(folder / "a.safetensors", "original", first.config, first.parts)
     tensors = load_file(folder / "a.safetensors")
-    tensors |= {name: torch.rand(1000) for name in ("betas", "alphas_cumprod", "sqrt_recip_alphas_cumprod")}
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas = torch.cumprod(1 - betas, 0)
+    tensors |= {"betas": betas, "alphas_cumprod": alphas, "sqrt_recip_alphas_cumprod": alphas.rsqrt()}
     if (
         first.config.text.activation == "gelu"
     ):  # OpenCLIP's whole tower: its last layer, which nobody runs, and its projection

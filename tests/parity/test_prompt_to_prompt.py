@@ -134,7 +134,6 @@ def published(prompts, cross=(0.0, 0.0), own=(0.0, 0.0), words=None, factors=Non
 
 CASES = {
     "replace": (SWAP, [Replace(cross=0.8, self=0.4)], {"kind": Replace, "cross": (0, 0.8), "own": (0, 0.4)}),
-    "replace, cross only": (SWAP, [Replace(cross=1.0, self=0)], {"kind": Replace, "cross": (0, 1)}),
     "self only, in all layers": (
         SWAP,
         [Replace(cross=0, self=(0.2, 0.9), pixels=512)],
@@ -146,11 +145,6 @@ CASES = {
         {"kind": Replace, "cross": (0.2, 0.7), "own": (0, 0.3), "words": {"house": (0.3, 0.5), "night": (0, 1)}},
     ),
     "refine": (ADD, [Refine(cross=0.8, self=0.4)], {"kind": Refine, "cross": (0, 0.8), "own": (0, 0.4)}),
-    "refine, windows a word": (
-        ADD,
-        [Refine(cross=0.5, self=0.6, words={"boat": (0.25, 1.0)})],
-        {"kind": Refine, "cross": (0, 0.5), "own": (0, 0.6), "words": {"boat": (0.25, 1.0)}},
-    ),
     "reweight alone": (
         SWAP,
         [Reweight({"night": 4.0, "red": -1.0}, cross=0.6)],

@@ -15,7 +15,9 @@ from minip2p.evaluation.metrics import similarities
 from minip2p.text.bpe import BPE
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-BOUND = 1e-4
+
+pytestmark = pytest.mark.slow
+BOUND = 1e-5
 
 SHAPES = {  # patch, picture, widths, heads and layers of vision and text, projection; as ViT-B/32 ..., but thin
     "B/32": (32, 224, (48, 32), (3, 2), (3, 2), 32),

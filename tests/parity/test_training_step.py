@@ -145,7 +145,7 @@ def test_loss_and_gradients_are_those_of_the_step_by_hand(case):
     stage, unet = case.make(), copy.deepcopy(case.unet)
     assert stage.pipe.config.unet.in_channels == 8 and stage.pipe.denoiser.predict == ("v" if case.v else "eps")
     batch = stage.data.batch(1)
-    loss, figures = stage.loss(stage.module, batch)
+    loss, figures = stage.loss(stage.module, stage.inputs(batch))
     loss.backward()
     wanted = case.losses(unet, batch, stage.pipe.tokenizer(batch.texts))
     wanted.mean().backward()

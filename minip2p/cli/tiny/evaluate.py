@@ -51,22 +51,23 @@ def run(options: Options) -> None:
 def _evaluate_images(options: Options, show: Show) -> str:
     """The table of a model that edits or generates, or of the classifier."""
     from ...tinyworld.classifier import load_classifier
-    from ...tinyworld.evaluation import attributes, edits, pairs, text2image
+    from ...tinyworld.evaluation import attributes, edits, pairs
 
-    pipe = options.load("editor" if options.of == "edits" else "text2image", options.threads)
+    of_edits = options.of == "edits"
+    classifier = None if of_edits else load_classifier(options.classifier, device=options.device)  # in float32
+    pipe = options.load("editor" if of_edits else "text2image", options.threads)
     how = _given(n=options.number, steps=options.steps) | {"on_step": lambda step: show(step.done, step.total)}
     how |= {"sampler": options.sampler, "seed": options.seed}
-    if options.of == "edits":
+    if classifier is None:
         scales = _given(text_scale=options.text_scale, image_scale=options.image_scale)
         return edits.table(edits.evaluate_editor(pipe, **how, **scales))
     how |= _given(scale=options.text_scale)
-    classifier = load_classifier(options.classifier, device=options.device)
     if options.of == "pairs":
         return pairs.table(pairs.evaluate_pairs(pipe, classifier, **how))
     if options.of == "classifier":
         return attributes.table(attributes.evaluate_classifier(classifier, pipe, **_given(n=options.number)))
-    full = text2image.evaluate_text2image(pipe, classifier, **how)
-    loose = text2image.evaluate_text2image(pipe, classifier, loose=True, **how)
+    full = attributes.evaluate_text2image(pipe, classifier, **how)
+    loose = attributes.evaluate_text2image(pipe, classifier, loose=True, **how)
     generated = {"generated from fully specified captions": full, "generated from loosely worded captions": loose}
     return attributes.table(generated | attributes.evaluate_classifier(classifier, pipe, len(full)))
 

@@ -10,7 +10,7 @@ from ...loading import load, load_clip, load_language_model, shipped
 from ...tinyworld import miniature, miniature_report
 from ...tinyworld.classifier import load_classifier
 from .. import files
-from ..arguments import Device, limit_threads, optional, progress_bar
+from ..arguments import Device, limit_threads, optional
 from ..printing import say
 
 SHIPPED = "(default: the shipped one)"
@@ -50,8 +50,7 @@ def run(options: Options) -> None:
     )
     networks = [*models.language_model.parts.values(), *models.text2image.parts.values(), models.clip]
     limit_threads(*networks, models.classifier, threads=options.recipe.threads)
-    with progress_bar("item") as show:
-        report = miniature.make(options.recipe, out, models, show=lambda what, *count: show(*count, what))
+    report = miniature.make(options.recipe, out, models)
     text = miniature_report.to_markdown(report)
     files.write_file(out / "report.png", files.png(miniature_report.draw(report)))
     files.write_file(out / "report.md", f"{text}\n![Pairs](report.png)\n".encode())

@@ -28,10 +28,13 @@ def run(options: Options) -> None:
     out = Path(options.output or "weights/tiny")
     files.check_writable(out / "editor.safetensors")
     from ...loading import place
-    from ...tinyworld.recipe import rebuild
+    from ...tinyworld.recipe import SHIPPED, rebuild
     from ...training.progress import show_progress
     from ...training.stops import Stopped
 
+    for path in (out / f"{name}.safetensors" for name in SHIPPED):
+        if path.exists() and not is_ours(path):
+            raise ValueError(f"output {path} is a file that minip2p did not make; choose another place")
     device, _ = place(options.device, "float32")
     limit_threads(threads=options.threads)
     try:
@@ -40,3 +43,13 @@ def run(options: Options) -> None:
         say(str(stopped), error=True)
         sys.exit(stopped.status)
     say(*map(str, models.values()))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file holds weights in our own layout."""
+    from ... import checkpoints
+
+    try:
+        return checkpoints.read(path).layout == "minip2p"
+    except ValueError:
+        return False

@@ -1,16 +1,15 @@
 """Hugging Face's tables: parquet, folders by `save_to_disk`, and sets on the hub. Needs the `datasets` library."""
 
 import glob
-import io
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .common import ALSO_IMAGES, NAMES, EditsError, EditText, EncodedImage, find_field, read_file, read_text, size_of
+from .unpacked import unpacked_bytes
 
 IDS = ("img_id", "image_id", "id", "key")
 """columns that name a pair, or with MagicBrush's turn_index its source image"""
@@ -18,6 +17,8 @@ PARTS = {name: name for name in ("train", "test", "validation")} | dict.fromkeys
 """word in a file's name -> its part of the set, as the library has it"""
 MOST_UNPACKED = 64 << 20
 """bytes that a small file may unpack to"""
+MOST_ROWS = 10_000
+"""of a small file; in larger ones a row takes a byte at least"""
 
 
 class HuggingFaceTable:
@@ -61,7 +62,7 @@ class HuggingFaceTable:
         return source, target
 
     def _encoded(self, value: Any, name: str) -> EncodedImage:
-        """An image in any of the ways in which tables hold them: {"bytes", "path"}, bytes, a path, a decoded image."""
+        """An image in any of the ways in which tables hold them: {"bytes", "path"}, bytes, a path."""
         if isinstance(value, Mapping):
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         if isinstance(value, (bytes, bytearray, memoryview)):
@@ -72,10 +73,6 @@ class HuggingFaceTable:
             ]
             found = next((path for path in paths if os.path.isfile(path)), paths[-1])
             return EncodedImage(name, read_file(found))
-        if isinstance(value, Image.Image):
-            file = io.BytesIO()
-            value.save(file, "PNG")
-            return EncodedImage(name, file.getvalue())
         what = "nothing" if value is None else f"a {type(value).__name__}"
         raise EditsError(f"{name}: expected an image, found {what}")
 
@@ -131,18 +128,34 @@ def parquet_files(place: Path) -> list[Path]:
 
 
 def _rows_in(file: Path) -> int:
-    """The rows of a parquet file. Raises EditsError if it is damaged, or claims to unpack to many times its size."""
+    """The rows of a parquet file. Raises EditsError if it is damaged, or unpacks to many times its size."""
     size = size_of(file)
+    most = max(MOST_UNPACKED, 20 * size)
     from pyarrow import parquet
 
     try:
-        about = parquet.read_metadata(file)
-        claimed = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        with parquet.ParquetFile(file) as opened:
+            claimed = unpacked_bytes(file, opened.metadata, most, partial(_count, opened, most))
+            rows = opened.metadata.num_rows
     except Exception as error:
         raise EditsError(f"{file}: ({_why(error)})") from None
-    if not 0 <= claimed <= max(MOST_UNPACKED, 20 * size):
+    if not 0 <= claimed <= most:
         raise EditsError(f"{file} has {size:,} bytes, and claims to unpack to {claimed:,}: it is damaged, or no images")
-    return about.num_rows
+    if rows > max(MOST_ROWS, size):
+        raise EditsError(f"{file} has {size:,} bytes, and claims to have {rows:,} rows: it is damaged, or no images")
+    return rows
+
+
+def _count(file: Any, most: int, group: int, column: str, longest: int) -> int:
+    """Bytes of a column of a row group, read in batches of at most MOST_UNPACKED, until they are over `most`."""
+    rows, total = max(1, MOST_UNPACKED // max(longest, 1)), 0
+    for batch in file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
+        found = batch.column(0)
+        found = found.dictionary_decode() if hasattr(found, "dictionary_decode") else found
+        total += most + 1 if "dictionary<" in str(found.type) else found.nbytes
+        if total > most:
+            break
+    return total
 
 
 def _why(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """MagicBrush as published in folders (Zhang et al. 2023).
 
 edit_turns.json has {"input", "mask", "output", "instruction"}: names of images in images/NUMBER/, where NUMBER begins
-the name. global_descriptions.json, if present, has the captions: {NUMBER: {name: caption}}.
+the name. global_descriptions.json, if present, has the captions, {NUMBER: {name: caption}}, and local_descriptions.json
+those of what was edited.
 """
 
 from pathlib import Path
@@ -22,24 +23,32 @@ class MagicBrush:
                 raise EditsError(f"{turns}, entry {i}: expected an object with {', '.join(names)}")
             for name in ("input", "output"):
                 file_name(turn[name], f"{turns}, entry {i}: ")
-        captions = path / "global_descriptions.json"
-        self.captions = read_json(captions) if captions.is_file() else {}
+        files = path / "global_descriptions.json", path / "local_descriptions.json"
+        self.captions, self.local = (read_json(file) if file.is_file() else {} for file in files)
 
     def __len__(self) -> int:
         return len(self.turns)
 
     def text(self, i: int) -> EditText:
         turn, origin = self.turns[i], _origin(self.turns[i])
-        captions = self.captions.get(origin)
-        captions = captions if isinstance(captions, dict) else {}
         values = {"edit": turn["instruction"], "origin": origin}
-        values |= {"input": captions.get(turn["input"]), "output": captions.get(turn["output"])}
+        values |= {side: _caption(self.captions, turn, side) for side in ("input", "output")}
         return read_text(values, turn["output"], turn["output"])
+
+    def local_caption(self, i: int) -> str | None:
+        """What was edited, as it is in the target."""
+        return _caption(self.local, self.turns[i], "output")
 
     def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
         folder = self.path / "images" / _origin(self.turns[i])
         source, target = (folder / self.turns[i][name] for name in ("input", "output"))
         return EncodedImage(str(source), read_file(source)), EncodedImage(str(target), read_file(target))
+
+
+def _caption(captions: dict, turn: dict, side: str) -> str | None:
+    found = captions.get(_origin(turn))
+    caption = found.get(turn[side]) if isinstance(found, dict) else None
+    return caption if isinstance(caption, str) else None
 
 
 def _origin(turn: dict) -> str:

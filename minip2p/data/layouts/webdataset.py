@@ -3,7 +3,6 @@
 Known names are KEY.source.jpg, KEY.0.jpg, KEY_0.jpg and KEY/input.jpg, with KEY.json, KEY.edit.txt or KEY/prompt.json.
 """
 
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from .common import (
     read_part,
     read_text,
 )
-from .seeds import read_seeds
 
 SOURCES = {*NAMES["source"], *ALSO_IMAGES["source"], "0"}
 TARGETS = {*NAMES["target"], *ALSO_IMAGES["target"], "1"}
@@ -36,10 +34,7 @@ PARTS = ("source", "target", "text")
 
 
 class Tars:
-    """Pairs in tars. Opening reads the headers of all members; reading a pair reads its three members.
-
-    A seeds.json beside the tars, as `minip2p filter` writes it, lists the pairs to use.
-    """
+    """Pairs in tars. Opening reads the headers of all members; reading a pair reads its three members."""
 
     def __init__(self, tars: list[Path]):
         self.tars = tars
@@ -51,9 +46,6 @@ class Tars:
                 f"{tars[0]}: no pair in it, such as KEY.source.jpg, KEY.target.jpg and KEY.json (or KEY.0.jpg, "
                 "KEY.1.jpg and KEY.txt)"
             )
-        seeds_json = tars[0].parent / "seeds.json"
-        if os.path.lexists(seeds_json):
-            found = _listed(seeds_json, found)
         self.keys = np.array([key for _, key, _ in found], dtype=str)
         self.tar_of = np.array([number for number, _, _ in found], dtype=np.int64)
         for number, key, parts in found:  # one text may serve all seeds of a prompt
@@ -118,13 +110,3 @@ def _members(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int, str]]]]
     except OSError as error:
         raise cannot_read(tar, error) from None
     yield from items.items()
-
-
-def _listed(seeds_json: Path, found: list) -> list:
-    """The pairs that seeds.json lists, in its order."""
-    at = {key: i for i, (_, key, _) in enumerate(found)}
-    rows = ((name.replace(".", "_"), seeds) for name, seeds in read_seeds(seeds_json))  # a key ends at a dot
-    listed = [f"{name}-{seed}" for name, seeds in rows for seed in seeds]
-    if missing := [key for key in listed if key not in at]:
-        raise EditsError(f"{seeds_json}: {missing[0]!r} is in none of the tars beside it")
-    return [found[at[key]] for key in listed]

@@ -1,11 +1,11 @@
-"""Predicted attributes of images, how they are scored, and how accurate the classifier is on images of known scenes.
+"""Predicted attributes of images: how often a text-to-image model generates what a caption describes, and how accurate
+the classifier itself is on images of known scenes.
 
 An attribute is the scene's setting, its time, its medium, or a thing as (colour, kind). All attributes of an image are
 correct if all those of its scene are predicted and no extra thing is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -14,35 +14,15 @@ from torch import Tensor
 from ...data.images import to_tensor
 from ...pipeline import Pipeline
 from ..classifier import AttributeClassifier
-from ..scenes import Attributes, Scene, render, sample_scene
+from ..scenes import Attributes, Scene, loose_captions, render, sample_scene
 from .common import held_out, markdown
 
 WHOLE = ("setting", "time", "medium")
 """attributes of the whole image"""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The scene that an image should show, and the attributes that the classifier predicts for the image."""
-
-    scene: Scene
-    predicted: Attributes
-
-    @property
-    def correct(self) -> int:
-        """How many of the scene's attributes are predicted."""
-        whole = sum(getattr(self.predicted, name) == getattr(self.scene, name) for name in WHOLE)
-        return whole + len(self.predicted.things & self.scene.attributes.things)
-
-    @property
-    def total(self) -> int:
-        """How many attributes the scene has."""
-        return len(WHOLE) + len(self.scene.things)
-
-    @property
-    def all_correct(self) -> bool:
-        """Whether all are predicted and no extra thing is."""
-        return self.predicted == self.scene.attributes
+Compared = tuple[Attributes, Attributes]
+"""of the scene that an image should show, and as the classifier predicts them for the image"""
 
 
 @torch.inference_mode()
@@ -68,17 +48,28 @@ def predict(
     return predictions
 
 
-def accuracy(results: Sequence[Prediction]) -> tuple[float, float]:
+def compare(
+    classifier: AttributeClassifier, scenes: Sequence[Scene], images: Tensor | Sequence[Image.Image]
+) -> list[Compared]:
+    """What images should show, and what the classifier predicts for them."""
+    return list(zip([scene.attributes for scene in scenes], predict(classifier, images), strict=True))
+
+
+def accuracy(results: Sequence[Compared]) -> tuple[float, float]:
     """The fraction of attributes predicted correctly, and the fraction of images with all attributes correct."""
     if not results:
         raise ValueError("no images to evaluate; expected at least one")
-    attributes = sum(each.correct for each in results) / sum(each.total for each in results)
-    return attributes, sum(each.all_correct for each in results) / len(results)
+    correct = sum(
+        sum(getattr(truth, name) == getattr(found, name) for name in WHOLE) + len(truth.things & found.things)
+        for truth, found in results
+    )
+    total = sum(len(WHOLE) + len(truth.things) for truth, _ in results)
+    return correct / total, sum(truth == found for truth, found in results) / len(results)
 
 
 def evaluate_classifier(
     classifier: AttributeClassifier, pipe: Pipeline | None = None, n: int = 500
-) -> dict[str, list[Prediction]]:
+) -> dict[str, list[Compared]]:
     """The classifier on renderings of the first n held-out scenes: "as drawn", and "through the autoencoder" of `pipe`.
 
     The latter is an upper bound for images that `pipe` generates.
@@ -89,13 +80,23 @@ def evaluate_classifier(
         factor = pipe.config.vae.scaling_factor
         decoded = [pipe.decode(factor * pipe.encode_image(batch)).cpu() for batch in images["as drawn"].split(50)]
         images["through the autoencoder"] = torch.cat(decoded)
-    return {
-        name: [Prediction(*pair) for pair in zip(scenes, predict(classifier, some), strict=True)]
-        for name, some in images.items()
-    }
+    return {name: compare(classifier, scenes, some) for name, some in images.items()}
 
 
-def table(evaluated: Mapping[str, Sequence[Prediction]]) -> str:
+def evaluate_text2image(
+    pipe: Pipeline, classifier: AttributeClassifier, n: int = 200, *, loose: bool = False, steps: int = 30, **options
+) -> list[Compared]:
+    """Generate the captions of the first n held-out scenes and predict the attributes. options: of `pipe.generate`.
+
+    loose: loosely worded captions (without sizes, places and weather) in place of fully specified ones. As captions may
+    leave places open, a generated image has no known layout, and the classifier predicts what it shows.
+    """
+    scenes, rng = held_out("text2image", n, sample_scene)
+    captions = [loose_captions(scene, rng=rng)[0] if loose else scene.caption for scene in scenes]
+    return compare(classifier, scenes, pipe.generate(captions, **({"steps": steps, "batch_size": 25} | options)))
+
+
+def table(evaluated: Mapping[str, Sequence[Compared]]) -> str:
     """Named sets of images as Markdown: how many attributes are correct, and how many images have all correct."""
     rows = [[name, len(results), *(f"{x:.1%}" for x in accuracy(results))] for name, results in evaluated.items()]
     return markdown(["held-out images", "number", "attributes correct", "all attributes correct"], rows)

@@ -13,7 +13,7 @@ from ...evaluation.metrics import changed_pixels
 from ...pipeline import Pipeline
 from ..classifier import AttributeClassifier
 from ..scenes import Edit, loose_captions, render, sample_edit
-from .attributes import predict
+from .attributes import accuracy, compare
 from .common import held_out, markdown
 
 KINDS = ("recolour", "replace", "add", "remove")
@@ -83,7 +83,7 @@ def _measure(
     classifier: AttributeClassifier, edits: Sequence[Edit], share: float | str, sources: Tensor, targets: Tensor
 ) -> PairResult:
     source, target = (
-        float(np.mean([p == scene.attributes for p, scene in zip(predict(classifier, images), scenes, strict=True)]))
+        accuracy(compare(classifier, scenes, images))[1]
         for images, scenes in ((sources, [e.source for e in edits]), (targets, [e.target for e in edits]))
     )
     return PairResult(share=share, source=source, target=target, changed=float(changed_pixels(sources, targets).mean()))

@@ -23,7 +23,7 @@ from .. import scenes as world
 from ..classifier import AttributeClassifier, ClassifierConfig, Logits
 from ..scenes import Scene, sample_edit
 from .config import ClassifierTraining
-from .datasets import cached, render_batch
+from .datasets import cached, number_of, render_batch
 
 PREVIEWED = 256
 """held-out images that a preview measures"""
@@ -141,8 +141,8 @@ def decode_scenes(
             images.append((vae.decode(z).clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu())
         return {"pictures": torch.cat(images)}
 
-    weights = math.nan if given is None else sum(p.double().sum().item() for p in given.parameters())
-    return cached(cache, [n, size, seed, config.latent_noise, weights], decode)["pictures"], truth
+    key = [n, size, seed, config.latent_noise, math.nan if given is None else number_of(given)]
+    return cached(cache, key, {"pictures": (n, 3, size, size)}, decode)["pictures"], truth
 
 
 def answers(scenes: list[Scene], config: ClassifierConfig) -> Tensor:

@@ -1,6 +1,7 @@
 """Data of the tiny world, drawn at random: images, captioned images, edits and their latents, texts, triplets."""
 
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,14 +9,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ...checkpoints.files import write_safetensors
+from ...checkpoints.files import is_finite, open_weights, write_safetensors
 from ...data.captions import Triplet
 from ...models.vae import AutoencoderKL
+from ...pipeline import fingerprint
 from ...training.data import Example
 from ..grammar import sample_requests, sample_triplet, sample_walk
 from ..scenes import Edit, Scene, loose_captions, render, reword, sample_edit, sample_scene
@@ -95,22 +95,35 @@ class TinyWorldDataset:
         return Example(text=text, latents=latents)
 
 
-def cached(path: Path, key: list[float], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(
+    path: Path, key: list[float], shapes: dict[str, tuple[int, ...]], make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """The tensors that `make` returns, read from a file where an earlier call with the same key wrote them.
 
-    key: all that determines them, as numbers; NaN stands for any number.
+    key: all that determines them, as numbers; NaN stands for any number. A file that is damaged, has other shapes or
+    numbers that are not finite, or was made by another key is made again, with a note.
     """
-    ours = torch.tensor(key, dtype=torch.float64)
+    ours, wrong = torch.tensor(key, dtype=torch.float64), ""
     if path.exists():
         try:
-            found = load_file(path)
-            if ((found["key"] == ours) | ours.isnan()).all():
+            found = open_weights(path).tensors
+            if {name: tuple(found[name].shape) for name in shapes} != shapes or not all(map(is_finite, found.values())):
+                wrong = "is damaged (other shapes, or numbers that are not finite)"
+            elif found["key"].shape == ours.shape and ((found["key"] == ours) | ours.isnan()).all():
                 return found
-        except (SafetensorError, KeyError, RuntimeError) as error:
-            tqdm.write(f"{path} is damaged ({type(error).__name__}) and is made again", file=sys.stderr)
+            wrong = wrong or "was made of other data or by another autoencoder"
+        except (ValueError, KeyError, RuntimeError) as error:
+            wrong = f"is damaged ({type(error).__name__})"
+    if wrong:
+        tqdm.write(f"{path} {wrong} and is made again", file=sys.stderr)
     made = make()
     write_safetensors(path, {"key": ours} | made, {})
     return made
+
+
+def number_of(vae: AutoencoderKL) -> float:
+    """A number of 48 bits that identifies the weights: part of a `cached` key."""
+    return float(int(fingerprint({"vae": vae})[:12], 16))
 
 
 def draw_edits(scenes: int, per_scene: int, seed: int) -> list[list[Edit]]:
@@ -141,8 +154,10 @@ def encode_edits(vae: AutoencoderKL, cache: Path, *, scenes: int, per_scene: int
         mean, std = (torch.cat(t).unflatten(0, (scenes, 1 + per_scene)) for t in (means, stds))
         return {"mean": mean, "std": std}
 
-    weights = torch.cat([p.detach().flatten()[:64] for p in vae.encoder.parameters()]).double().sum().item()
-    latents = cached(cache, [scenes, per_scene, size, seed, weights], encode)
+    side = size // vae.config.factor
+    shape = (scenes, 1 + per_scene, vae.config.latent_channels, side, side)
+    key = [scenes, per_scene, size, seed, zlib.crc32(repr(edits).encode()), number_of(vae)]
+    latents = cached(cache, key, {"mean": shape, "std": shape}, encode)
     return LatentEdits(edits, latents["mean"], latents["std"])
 
 

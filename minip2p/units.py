@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from ..files import read_json, write_content, write_json
-from ..schema import Threads, checked, from_dict
+from .files import read_json, write_content, write_json
+from .schema import Threads, checked, from_dict
 
 
 class Result(NamedTuple):

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ..files import lock_folder, remove_unfinished
+from .files import lock_folder, remove_unfinished
 from .units import Finished, Work, Worker, existing
 
 RETRIES = 3
