@@ -20,6 +20,7 @@ from .models.llama import Llama
 from .models.text_encoder import TextEncoder
 from .models.vae import AutoencoderKL
 from .nn.blocks import Upsample
+from .nn.packed import pack
 from .pipeline import LanguageModel, Pipeline
 from .pipeline.graphs import compiling
 from .text.bpe import BPE
@@ -79,6 +80,8 @@ def load(
         checkpoints.assign(network, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
         if inference:
             prepare(network)
+            if not compile:  # which packs by itself
+                pack(network)
     tokenizer = tokenizer_of(loaded, c.text, tokenizer)
     if text_cleaning is not None:
         if not isinstance(tokenizer, BPE):

@@ -9,6 +9,7 @@ other work, seconds only on an idle one, so that there they have no bound. --thi
 speed. Needs 12 GB of memory.
 """
 
+import copy
 import os
 import resource
 import subprocess
@@ -31,6 +32,7 @@ from minip2p.control import Run, Share
 from minip2p.cores import free_cores
 from minip2p.diffusion import BetaSchedule, Denoiser, Noise, euler_ancestral, guided, two_way
 from minip2p.loading import cpu_flags, prepare
+from minip2p.nn.packed import pack
 from minip2p.training.logs import process_memory
 
 from .measuring import Measurement, Row, difference, in_turn, options, report
@@ -87,8 +89,10 @@ def _calls(s: Subject, rows: int, ways: dict[str, Callable[[nn.Module], Callable
     t, text = torch.full((rows,), 500.5), torch.randn(rows, 77, s.config.text_width)
     calls = {"diffusers": lambda: theirs(z, t, text, return_dict=False)[0]}
     bounds = {"eager": 0.85, "compiled": 0.70}
-    for way, make in ({"eager": lambda network: network} | ways).items():
-        calls[way] = partial(make(ours), z, t, text)
+    ways = {way: partial(make, copy.deepcopy(ours)) for way, make in ways.items()}
+    pack(ours)  # after the copies for the compiler, which packs by itself
+    for way, make in ({"eager": lambda: ours} | ways).items():
+        calls[way] = partial(make(), z, t, text)
         began = time.perf_counter()
         far = difference(calls[way](), calls["diffusers"]())
         first = time.perf_counter() - began
