@@ -153,7 +153,8 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
 def _line(error: ValidationError, kind: type) -> str:
     """The first error as "unet.widths[0] = -1: expected at least 1"."""
     first = error.errors(include_url=False)[0]
-    place = [key for key in first["loc"] if key not in ("int", "float", "str")]  # alternatives of a type, not fields
+    alternatives = "int", "float", "str", "constrained-int", "constrained-str"  # of a type: they are not fields
+    place = [key for key in first["loc"] if key not in alternatives]
     context = first.get("ctx", {})
     context = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in context.items()}
     name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).lstrip(".")

@@ -31,7 +31,7 @@ def pictures(*names: str) -> None:
 
 def planned(given: str, output: str = "out", **options) -> dict[str, str]:
     """Input -> output."""
-    return {str(job.input): str(job.output) for job in plan(given, "x", output, **options)}
+    return {str(job.input): str(job.output) for job in plan(given, ["x"], output, **options)}
 
 
 def table(*rows: dict) -> str:
@@ -80,7 +80,7 @@ def test_brackets_are_a_pattern_only_where_there_is_no_such_file():
     assert planned("deep/**/*.png") == {"deep/er/e.png": "out/er/e.png"}, "folders below stay apart"
     for pattern in ("y[1].png", "d[1]/*.gif"):
         with pytest.raises(ValueError, match="no file matches"):
-            plan(pattern, "x", "out")
+            plan(pattern, ["x"], "out")
 
 
 @pytest.mark.parametrize("words", [("", "out.png"), ("in.png", "")])
@@ -106,8 +106,8 @@ def test_names_depend_on_the_input_alone():
 def test_lines_of_a_table_have_names_of_their_own():
     rows = [{"input": "in.png", "edit": "x"}, {"input": "in.png", "edit": "y"}, {"input": "in.png", "seed": 1}]
     pictures("p/in.png")
-    one = [job.output for job in plan(table(*rows), "x", "out")]
-    two = [job.output for job in plan(table({"input": "p/in.png"}, *rows[::-1]), "x", "out")]
+    one = [job.output for job in plan(table(*rows), ["x"], "out")]
+    two = [job.output for job in plan(table({"input": "p/in.png"}, *rows[::-1]), ["x"], "out")]
     assert one == two[:0:-1] and len({*one, *two}) == 4
     with pytest.raises(ValueError, match="named for several images"):
         plan(table(rows[0], rows[0]), "x", "out")

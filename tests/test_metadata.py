@@ -54,7 +54,7 @@ GOOD = {
         "fit": "crop",
         "keep_size": False,
     }
-    | {"input": INPUT, "grid": {"seed": [0, 1], "text_scale": [1.5]}},
+    | {"input": INPUT, "mask": INPUT, "grid": {"seed": [0, 1], "text_scale": [1.5]}},
     "generate": {"prompts": ["a"], "size": [64, 48], "scale": 7.5, "grid": {}},
     "sdedit": {"input": INPUT, "prompt": "a", "strength": 0.5, "resolution": 64, "fit": "pad", "keep_size": True}
     | {"scale": 3.0, "negative": "b", "grid": {"strength": [0, 1]}},
@@ -154,6 +154,9 @@ HUGE = [
     ("edit", {"grid": {"seed": [0] * 1000}}),
     ("edit", {"grid": {"fit": [1]}}),
     ("edit", {"input": INPUT | {"sha256": "x"}}),
+    ("edit", {"mask": INPUT | {"sha256": "x"}}),
+    ("edit", {"instruction": ["a"] * 1000}),
+    ("edit", {"instruction": ["a", 5]}),
     ("edit", {"weights": SHARED["weights"] | {"dtype": "int8"}}),
     ("edit", {"grid": {"strength": [1]}}),
     ("sdedit", {"grid": {"weight": [1]}}),

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..data.pixels import ImageError
 from .metadata import FORMATS, check_outputs, read_if_ours
 from .printing import note, say
 
-FIELDS = ("input", "edit", "output", "seed", "text_scale", "image_scale")
+FIELDS = ("input", "edit", "output", "mask", "seed", "text_scale", "image_scale")
 """of a table's lines"""
 EXAMPLE = '{"input": "photo.jpg", "edit": "make it night"}'
 NAMED = 10
@@ -30,7 +30,9 @@ class Job:
 
     input: Path
     output: Path
-    instruction: str
+    turns: tuple[str, ...]
+    """the instructions, one after the other"""
+    mask: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """of a table's line: seed, text_scale, image_scale"""
     size: tuple[int, int] = (0, 0)
@@ -39,30 +41,42 @@ class Job:
     """the metadata of the output that is there already"""
 
 
-def plan(given: str, edit: str | None, output: str, *, overwrite: bool = False, skip_broken: bool = False) -> list[Job]:
-    """The jobs. Raises ValueError for inputs that are no pictures, unless they are to be skipped, for a table that
-    cannot be read, and for outputs that cannot be written."""
-    if not given or not output:
-        raise ValueError(f"--{'output' if given else 'input'} is empty; expected a path")
-    source, target = Path(given), Path(output)
+def plan(
+    given: str,
+    edit: Sequence[str],
+    output: str,
+    *,
+    mask: str | None = None,
+    overwrite: bool = False,
+    skip_broken: bool = False,
+) -> list[Job]:
+    """The jobs. Raises ValueError for inputs and masks that are no pictures, unless they are to be skipped, for a table
+    that cannot be read, and for outputs that cannot be written."""
+    for name, path in (("input", given), ("output", output), ("mask", mask)):
+        if path == "":
+            raise ValueError(f"--{name} is empty; expected a path")
+    source, target, turns = Path(given), Path(output), tuple(edit)
     many = source.is_dir() or not source.exists() and glob.has_magic(given)
     if source.suffix.lower() == ".jsonl" and source.is_file():
-        jobs = _table(source, edit, target)
-    elif edit is None:
+        jobs = _table(source, turns, target, mask)
+    elif not turns:
         raise ValueError('missing --edit "an instruction"; only the lines of a table (.jsonl) may have their own')
     elif many:
         base, inputs = _find(given, target)
-        jobs = [Job(input=base / path, output=target / output_name(path), instruction=edit) for path in inputs]
+        jobs = [
+            Job(input=base / path, output=target / output_name(path), turns=turns, mask=_mask_of(path, mask))
+            for path in inputs
+        ]
     else:
         target = target / output_name(Path(source.name)) if target.is_dir() else target
-        jobs = [Job(input=source, output=target, instruction=edit)]
+        jobs = [Job(input=source, output=target, turns=turns, mask=_mask_of(Path(source.name), mask))]
     is_name = target.is_file() or not target.exists() and target.suffix.lower() in FORMATS
     if is_name and (many or jobs[0].output != target):
         raise ValueError(f"output {target}: several images need a folder, not a file")
     if clash := [each for each, n in Counter(job.output for job in jobs).items() if n > 1]:
         raise ValueError(f"output {clash[0]} is named for several images; choose other names")
     jobs = _check_inputs(jobs, skip_broken)
-    inputs = {job.input.resolve() for job in jobs}
+    inputs = {path.resolve() for job in jobs for path in (job.input, job.mask) if path is not None}
     for job in jobs:
         if job.output.resolve() in inputs:
             raise ValueError(f"output {job.output} is an input; choose another place, so that nothing is lost")
@@ -75,6 +89,11 @@ def output_name(path: Path) -> Path:
     two inputs have one."""
     stays = path.suffix.lower() == ".png" and not is_picture_name(path.stem)
     return path if stays else path.with_name(f"{path.name}.png")
+
+
+def _mask_of(path: Path, mask: str | None) -> Path | None:
+    """The mask of an input whose name, relative to where inputs are, is `path`: the file, or that in a folder."""
+    return Path(mask, path.with_suffix(".png")) if mask is not None and Path(mask).is_dir() else mask and Path(mask)
 
 
 def _find(given: str, target: Path) -> tuple[Path, list[Path]]:
@@ -104,10 +123,12 @@ def _name_skipped(why: str, paths: Iterable[Path]) -> None:
 
 
 def _check_inputs(jobs: list[Job], skip_broken: bool) -> list[Job]:
-    """The jobs whose inputs are pictures, as far as their headers say."""
+    """The jobs whose inputs and masks are pictures, as far as their headers say."""
     good, broken = [], []
     for job in jobs:
         try:
+            if job.mask is not None:
+                size_of(job.mask)
             good.append(replace(job, size=size_of(job.input)))
         except ImageError as error:
             broken.append(str(error))
@@ -121,16 +142,19 @@ def _check_inputs(jobs: list[Job], skip_broken: bool) -> list[Job]:
     return good
 
 
-def _table(table: Path, instruction: str | None, target: Path) -> list[Job]:
+def _table(table: Path, turns: tuple[str, ...], target: Path, mask: str | None) -> list[Job]:
     from ..data.tables import read_rows, text_of
     from ..pipeline.batching import check
 
     jobs = []
     for number, row in read_rows(table):
-        row = ({} if instruction is None else {"edit": instruction}) | row
-        path, text = table.parent / text_of(table, number, row, "input"), text_of(table, number, row, "edit")
+        row = ({"edit": turns[0] if len(turns) == 1 else list(turns)} if turns else {}) | row
+        path, edits = table.parent / text_of(table, number, row, "input"), row.get("edit")
+        rows = [{"edit": text} for text in edits] if isinstance(edits, list) and edits else [row]
+        texts = tuple(text_of(table, number, each, "edit") for each in rows)
         named = text_of(table, number, row, "output") if "output" in row else None
-        settings = {name: value for name, value in row.items() if name not in ("input", "edit", "output")}
+        own = table.parent / text_of(table, number, row, "mask") if "mask" in row else _mask_of(Path(path.name), mask)
+        settings = {name: value for name, value in row.items() if name not in ("input", "edit", "output", "mask")}
         try:
             if unknown := settings.keys() - set(FIELDS):
                 raise ValueError(f"unknown name {min(unknown)!r}; there are {', '.join(FIELDS)}")
@@ -140,7 +164,7 @@ def _table(table: Path, instruction: str | None, target: Path) -> list[Job]:
         except ValueError as error:
             raise ValueError(f"{table}, line {number}: {error}") from None
         output = _row_name(path, row) if named is None else named
-        jobs.append(Job(input=path, output=target / output, instruction=text, settings=settings))
+        jobs.append(Job(input=path, output=target / output, turns=texts, mask=own, settings=settings))
     if not jobs:
         raise ValueError(f"{table} is empty; expected lines like {EXAMPLE}")
     return jobs

@@ -33,11 +33,13 @@ LONGEST, DEEPEST = 200_000, 50
 """letters of metadata, and its levels"""
 
 
-def origin(pipe: "Pipeline", loading: "Loading", output: Path, image: str | Path | None = None) -> dict[str, Any]:
-    """The part of the metadata that names the input image, if there is one, the weights and the versions."""
-    values: dict[str, Any] = {}
-    if image is not None:
-        values["input"] = {"path": files.relative(image, output), "sha256": files.sha256(Path(image))}
+def origin(pipe: "Pipeline", loading: "Loading", output: Path, **images: str | Path | None) -> dict[str, Any]:
+    """The part of the metadata that names the images read (input, mask), the weights and the versions."""
+    values: dict[str, Any] = {
+        name: {"path": files.relative(image, output), "sha256": files.sha256(Path(image))}
+        for name, image in images.items()
+        if image is not None
+    }
     values["weights"] = {
         "path": loading.weights and files.relative(loading.weights, output),
         "fingerprint": pipe.fingerprint,

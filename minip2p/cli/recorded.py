@@ -18,7 +18,7 @@ Values = Annotated[tuple[int | float, ...], Field(min_length=1, max_length=100)]
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """The input image; its path is relative to the folder of the result."""
+    """The input image, or a mask; its path is relative to the folder of the result."""
 
     path: Text
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -40,6 +40,7 @@ class Weights:
 TYPES: dict[str, Any] = {
     "verb": str,
     "input": Input,
+    "mask": Input | None,
     "weights": Weights,
     "made_with": dict[Name, Name],
     "steps": SamplingSteps,
@@ -48,7 +49,7 @@ TYPES: dict[str, Any] = {
     "sampler_options": dict[Name, int | float | str | bool | None],
     "spacing": Name,
     "low_memory": bool,
-    "instruction": Text,
+    "instruction": Text | Annotated[Texts, Field(min_length=2)],  # of several turns
     "text_scale": Weight,
     "image_scale": Weight,
     "scale": Weight,
@@ -75,12 +76,18 @@ TYPES: dict[str, Any] = {
     "learning_rate": Positive,
 }
 """key -> what it may be"""
-DEFAULTS = {"sampler_options": field(default_factory=dict), "low_memory": False, "negative": "", "verb": "edit"}
+DEFAULTS = {
+    "sampler_options": field(default_factory=dict),
+    "low_memory": False,
+    "negative": "",
+    "verb": "edit",
+    "mask": None,
+}
 """of keys that earlier versions did not record"""
 SAMPLED = "verb weights made_with steps seed sampler sampler_options spacing low_memory"
 CONTROLLED = "prompt edited_prompt control share cross self reweight blend subtract threshold"
 KEYS = {
-    "edit": "input instruction text_scale image_scale resolution fit keep_size grid",
+    "edit": "input mask instruction text_scale image_scale resolution fit keep_size grid",
     "generate": "prompts negative scale size grid",
     "sdedit": "input prompt negative scale strength resolution fit keep_size grid",
     "pair": f"{CONTROLLED} negative scale size grid",

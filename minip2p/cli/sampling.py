@@ -41,7 +41,7 @@ ALONE = ("steps", "weight")
 AXES = {"scale": float, "seed": int, "steps": int}
 MODELS_OWN = {"scale": "text_scale"} | {name: name for name in ("text_scale", "image_scale", "resolution")}
 """setting -> its name in the model's config, which has the default"""
-ABOUT = ("verb", "instruction", "prompt", "prompts", "edited_prompt", "grid", "input", "weights", "made_with")
+ABOUT = ("verb", "instruction", "prompt", "prompts", "edited_prompt", "grid", "input", "mask", "weights", "made_with")
 """of metadata: what is not a setting of the pipeline's verb"""
 
 
@@ -148,7 +148,13 @@ def prepare(options: Any, verb: str, model: str = "text2image", **more: Any) -> 
 
 
 def describe(
-    pipe: "Pipeline", options: Any, output: Path, image: str | Path | None, size: tuple[int, int], **more: Any
+    pipe: "Pipeline",
+    options: Any,
+    output: Path,
+    image: str | Path | None,
+    size: tuple[int, int],
+    mask: Path | None = None,
+    **more: Any,
 ) -> dict:
     """The metadata of an output: all that decides its pixels. What was left out is the model's own. size: the input's.
 
@@ -157,12 +163,12 @@ def describe(
     from .recorded import KEYS
 
     names = KEYS.get(more.get("verb", "edit"), "").split()
-    settings = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    settings = {name: getattr(options, name) for name in names if name != "mask" and hasattr(options, name)}
     settings |= options.sampling.settings() | more
     for name, own in MODELS_OWN.items():
         if settings.get(name, 0) is None:
             settings[name] = getattr(pipe.config.sampling, own)
-    m = settings | metadata.origin(pipe, options.sampling.loading, output, image)
+    m = settings | metadata.origin(pipe, options.sampling.loading, output, input=image, mask=mask)
     metadata.encode(Image.new("RGB", (max(size) if m.get("keep_size") else 1, 1)), output, m)
     return m
 

@@ -36,6 +36,8 @@ class Options:
     """the new image"""
     input: Annotated[str | None, optional("PATH", "(default: as recorded)")] = None
     """where the input image is now"""
+    mask: Annotated[str | None, optional("PATH", "(default: as recorded)")] = None
+    """where the mask is now"""
     weights: Annotated[str | None, optional("PATH", "(default: as recorded)")] = None
     """where the weights are now"""
     threads: Threads = None
@@ -55,14 +57,14 @@ def run(options: Options) -> int:
     if output.resolve() == picture.resolve():
         raise ValueError(f"output {output} is the image itself; choose another place")
     metadata.check_outputs(output, overwrite=options.overwrite)
-    source = _find_input(options.input, m["input"], picture) if "input" in m else None
+    images = {name: _find(name, getattr(options, name), m[name], picture) for name in ("input", "mask") if m.get(name)}
     weights = options.weights or (m["weights"]["path"] and str(_beneath(picture, m["weights"]["path"], "weights")))
     pipe = _load(weights, m, "editor" if m["verb"] == "edit" else "text2image", options.threads)
     with steps_bar(output.name) as on_step:
-        image = import_module(f".{m['verb']}", __package__).make(pipe, source, m, on_step)
+        verb, masks = import_module(f".{m['verb']}", __package__), {"mask": images["mask"]} if "mask" in images else {}
+        image = verb.make(pipe, images.get("input"), m, on_step, **masks)
     now = recorded | {"made_with": metadata.versions(pipe)}
-    if source is not None:
-        now["input"] = m["input"] | {"path": files.relative(source, output)}
+    now |= {name: m[name] | {"path": files.relative(path, output)} for name, path in images.items()}
     now["weights"] = recorded["weights"] | {"path": weights and files.relative(weights, output)}
     files.write_file(output, metadata.encode(image, output, now))
     return _compare(image, picture, m, now, output)
@@ -75,12 +77,13 @@ def _beneath(picture: Path, path: str, what: str) -> Path:
     return picture.parent / path
 
 
-def _find_input(given: str | None, recorded: dict, picture: Path) -> Path:
-    path = Path(given) if given else _beneath(picture, recorded["path"], "input")
+def _find(name: str, given: str | None, recorded: dict, picture: Path) -> Path:
+    """An image that was read: the input or the mask."""
+    path = Path(given) if given else _beneath(picture, recorded["path"], name)
     if not path.is_file():
-        raise ValueError(f"input {path}: no such file; give its new place by --input")
+        raise ValueError(f"{name} {path}: no such file; give its new place by --{name}")
     if files.sha256(path) != recorded["sha256"]:
-        raise ValueError(f"input {path} has changed since (sha256); give the old one by --input")
+        raise ValueError(f"{name} {path} has changed since (sha256); give the old one by --{name}")
     return path
 
 

@@ -2,6 +2,7 @@
 
 core.py      networks, tokenizer, schedule; encode, decode, sample
 edit.py      a picture and an instruction -> the edited picture (InstructPix2Pix)
+mask.py      where an edit may change the picture; turns.py: several edits, one after the other
 generate.py  a prompt -> a picture
 sdedit.py    a picture and a prompt -> a picture (the paper's baseline)
 pair.py      two prompts -> two pictures that differ as little as the prompts do (Prompt-to-Prompt)
@@ -22,6 +23,7 @@ from .invert import invert
 from .language import LanguageModel
 from .pair import generate_pair
 from .sdedit import sdedit
+from .turns import edit_turns
 
 __all__ = ["OUTPUTS", "LanguageModel", "Pipeline", "Progress", "fingerprint", "load_inversion", "save_inversion"]
 
@@ -30,6 +32,7 @@ class Pipeline(LatentDiffusion):
     """A latent diffusion model with its verbs as methods; what it can do depends on its `kind`."""
 
     edit = edit
+    edit_turns = edit_turns
     generate = generate
     sdedit = sdedit
     generate_pair = generate_pair
