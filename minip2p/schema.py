@@ -8,6 +8,7 @@ floats, and lists to tuples.
 import ast
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from functools import cache, wraps
 from reprlib import Repr
@@ -37,6 +38,8 @@ Length = Annotated[int, Field(ge=1, le=100_000_000)]
 """tokens in a row"""
 LARGEST_SIDE = 8192
 Pixels = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Size = Pixels | tuple[Pixels, Pixels]
+"""of a picture: a side, or (width, height)"""
 Threads = Annotated[int, Field(ge=1, le=512)]
 """of the CPU"""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -74,6 +77,10 @@ EXPECTED = {
     "string_too_long": "at most {max_length} letters",
 }
 """pydantic's type of error -> what was expected"""
+TYPES = ("_type", "literal_error")
+"""ends of the errors of a value that has another type"""
+ALTERNATIVE = re.compile(r"(int|float|str|constrained-.*|tuple\[.*|literal\[.*)$")
+"""pydantic's name for one of the types that a field may have, in the place of an error"""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
@@ -152,25 +159,38 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
 
 def _line(error: ValidationError, kind: type) -> str:
     """The first error as "unet.widths[0] = -1: expected at least 1"."""
-    first = error.errors(include_url=False)[0]
-    alternatives = "int", "float", "str", "constrained-int", "constrained-str"  # of a type: they are not fields
-    place = [key for key in first["loc"] if key not in alternatives]
-    context = first.get("ctx", {})
-    context = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in context.items()}
+    errors = error.errors(include_url=False)
+    same = [each for each in errors if _place(each)[: len(_place(errors[0]))] == _place(errors[0])]
+    first = next((each for each in same if not each["type"].endswith(TYPES)), errors[0])  # of the type that fits
+    place = _place(first)
     name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).lstrip(".")
     if first["type"] == "value_error":  # a relation, which names its field first
-        return f"{name}.{context['error']}".lstrip(".")
+        return f"{name}.{first['ctx']['error']}".lstrip(".")
     if first["type"] == "unexpected_keyword_argument":
         return f"unknown key {name!r}; there are {', '.join(_fields_at(kind, place[:-1]))}"
     if first["type"] == "json_invalid":
-        return f"expected values of JSON ({context['error']})"
+        return f"expected values of JSON ({first['ctx']['error']})"
     if first["type"] == "missing" and isinstance(place[-1], int):
         return f"{name.rpartition('[')[0]} = {shown(first['input'])}: expected a list of at least {place[-1] + 1}"
     if first["type"] == "missing":
         return f"{name} is missing"
-    wanted = EXPECTED.get(first["type"])
-    expected = wanted.format(**context) if wanted else first["msg"].removeprefix("Input should be ")
+    expected = " or ".join(map(_expected, same if first["type"].endswith(TYPES) else [first]))
     return f"{name} = {shown(first['input'])}: expected {expected}".removeprefix(" = ")
+
+
+def _place(error: Any) -> list[str | int]:
+    """The keys to what an error is about."""
+    return [key for key in error["loc"] if not (isinstance(key, str) and ALTERNATIVE.match(key))]
+
+
+def _expected(error: Any) -> str:
+    """What was expected, after pydantic's error."""
+    if (wanted := EXPECTED.get(error["type"])) is None:
+        return error["msg"].removeprefix("Input should be ")
+    context = error.get("ctx", {})
+    return wanted.format(
+        **{key: f"{value:.3g}" if isinstance(value, float) else value for key, value in context.items()}
+    )
 
 
 def _fields_at(kind: type, place: tuple) -> list[str]:

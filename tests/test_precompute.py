@@ -172,7 +172,7 @@ class Cropped:
     def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
         (item,), variant = self.stored.prompts[i], int(rng.integers(self.stored.latents.variants))
         pair, crop = self.edits[item], crops_of(self.edits.key(item), FEW)[variant]
-        return Example(text=pair.instruction, pixels=crop(pair.source, pair.target, 32))
+        return Example(text=pair.instruction, pixels=crop(pair.source, pair.target, (32, 32)))
 
 
 def test_the_loss_and_its_gradient_are_those_of_encoding_the_same_crops(edits, whole):
@@ -545,9 +545,9 @@ def test_broken_images_are_an_error_or_with_skip_broken_left_out(alone, capsys):
         (["--crops", "0"], "crops = 0: expected at least 1"),
         (["--unit", "-1"], "unit = -1: expected at least 1"),
         (["--batch-size", "0"], "batch = 0: expected at least 1"),
-        (["--resize", "31", "40"], "resize (31, 40): expected two sizes of at least the size 32"),
-        (["--resize", "40", "36"], "resize (40, 36): expected two sizes"),
-        (["--size", "30", "--resize", "30", "30"], "size 30: expected a multiple of"),
+        (["--resize", "31", "40"], "resize = (31, 40): expected two sizes, from size = 32 on"),
+        (["--resize", "40", "36"], "resize = (40, 36): expected two sizes"),
+        (["--size", "30", "--resize", "30", "30"], "size = 30: expected a multiple of"),
         (["--seed", "-1"], "seed = -1: expected at least 0"),
         (["--size", "0"], "size = 0: expected at least 1"),
         (["--dtype", "bfloat16"], "dtype bfloat16: expected float32, in which training runs the autoencoder"),

@@ -59,7 +59,7 @@ def test_both_images_get_the_same_crop_and_flip(size, more, width, height, seed)
     generator = np.random.default_rng(seed)
     image = Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8))
     crop = Crop.draw(generator, (size, size + more), 0.5)
-    source, target = crop(image, image.copy(), size)
+    source, target = crop(image, image.copy(), (size, size))
     assert size <= crop.side <= size + more and torch.equal(source, target)
     assert source.shape == (3, size, size) and source.min() >= -1 and source.max() <= 1
 
@@ -70,7 +70,9 @@ def test_both_images_get_the_same_crop_and_flip(size, more, width, height, seed)
 def test_a_mirrored_crop_is_the_mirror_of_the_crop(size, more, left, top, width, height):
     noise = np.random.default_rng(width).integers(0, 256, (2, height, width, 3), np.uint8)
     pair = [Image.fromarray(x) for x in noise]
-    plain, mirrored = (Crop(side=size + more, left=left, top=top, flip=flip)(*pair, size) for flip in (False, True))
+    plain, mirrored = (
+        Crop(side=size + more, left=left, top=top, flip=flip)(*pair, (size, size)) for flip in (False, True)
+    )
     assert torch.equal(mirrored, plain.flip(-1))
 
 
@@ -79,7 +81,7 @@ def test_a_crop_without_resizing_is_a_window_of_each_image(seed):
     generator = np.random.default_rng(seed)
     pictures = generator.integers(0, 256, (2, 24, 31, 3), np.uint8)
     crop = Crop(side=24, left=generator.random(), top=generator.random())
-    both = crop(*(Image.fromarray(x) for x in pictures), 16)
+    both = crop(*(Image.fromarray(x) for x in pictures), (16, 16))
     left, top = round(crop.left * 15), round(crop.top * 8)
     for mine, whole in zip(both, pictures, strict=True):
         window = Image.fromarray(whole[top : top + 16, left : left + 16])
@@ -91,7 +93,7 @@ def test_a_target_of_another_size_is_resized_to_its_source(shape):
     """A smooth image: its content stays where it was."""
     y, x = np.mgrid[0:1:128j, 0:1:96j]
     whole = Image.fromarray((255 * np.stack([x, y, (x + y) / 2], -1)).astype(np.uint8))
-    both = Crop(side=36, left=0.25, top=0.75)(whole.resize((48, 64)), whole.resize(shape), 32)
+    both = Crop(side=36, left=0.25, top=0.75)(whole.resize((48, 64)), whole.resize(shape), (32, 32))
     assert both.shape == (2, 3, 32, 32) and (both[0] - both[1]).abs().mean() < 0.03
 
 

@@ -63,6 +63,15 @@ Threads = Annotated[
 ]
 Sampler = Annotated[str, arg(metavar="NAME", help=keys_of("diffusion/samplers.py", "SAMPLERS"))]
 Spacing = Annotated[str, arg(metavar="NAME", help=f"of noise levels: {keys_of('diffusion/schedule.py', 'SPACINGS')}")]
+ColumnNames = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="ROLE=NAME ...",
+        help="what a table, parquet or tars call source, target, edit, and the captions input and output, e.g. "
+        "source=original_image edit=edit_prompt",
+        help_behavior_hint="(default: known names)",
+    ),
+]
 Fit = Annotated[
     str, arg(metavar="NAME", help=f"how to fit the image to that size: {keys_of('data/images.py', 'FITS')}")
 ]

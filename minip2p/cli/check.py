@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from . import files, metadata
-from .arguments import optional, progress_bar
+from .arguments import ColumnNames, optional, progress_bar
 from .printing import say
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ class Options:
     """
 
     data: Positional[Annotated[str, arg(metavar="DIR")]]
-    """the authors' folders, WebDataset tars, parquet, MagicBrush, a table, images with a metadata.jsonl, or OWNER/NAME
-    on the Hugging Face hub"""
+    """the authors' folders, WebDataset tars, parquet, MagicBrush, a table, a folder of images with a metadata.jsonl or
+    .csv, or OWNER/NAME on the Hugging Face hub"""
     part: Annotated[str | None, optional("NAME", "(default: train)")] = None
     """the part of a set with several parts"""
+    columns: ColumnNames = ()
     output: Annotated[str | None, optional("PATH")] = None
     """a .png file for a contact sheet of pairs from the whole set"""
     overwrite: FlagCreatePairsOff[bool] = False
@@ -51,7 +52,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Read every pair once, print the findings; the exit status."""
-    from ..data.edits import open_edits
+    from ..data.edits import Columns, open_edits
     from ..data.inspect import Inspection
     from ..text.bpe import BPE
     from .figures import pair_sheet
@@ -63,7 +64,7 @@ def run(options: Options) -> int:
             raise ValueError(f"output {options.output}: expected a file that ends in .png")
         metadata.check_outputs(Path(options.output), overwrite=options.overwrite)
     scorer = None if options.clip is None else Scorer(options.clip, options.device)
-    edits = open_edits(options.data, part=options.part)
+    edits = open_edits(options.data, part=options.part, columns=Columns.parse(options.columns))
     found, broken, shown = Inspection(token_spans=BPE.clip().offsets), 0, []
     with progress_bar("pair", "checking") as show:
         for i in range(len(edits)):

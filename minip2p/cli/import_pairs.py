@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, arg
 
 from . import files
-from .arguments import optional
+from .arguments import ColumnNames, optional
 from .printing import note, say
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ class Options:
     edit: Annotated[str | None, optional("TEXT")] = None
     """the instruction for rows that have none; without a table, for all pairs of images with the same name"""
     data: Annotated[str | None, optional("PATH")] = None
-    """a set in another layout, in place of your own images: WebDataset tars, parquet, MagicBrush, images with a
-    metadata.jsonl, or OWNER/NAME on the Hugging Face hub"""
+    """a set in another layout, in place of your own images: WebDataset tars, parquet, MagicBrush, a folder of
+    images with a metadata.jsonl or .csv, or OWNER/NAME on the Hugging Face hub"""
     part: Annotated[str | None, optional("NAME", "(default: train)")] = None
     """the part of --data, if it has several"""
+    columns: ColumnNames = ()
     output: Annotated[str, arg(metavar="DIR")]
     """folder of the training set; created if missing"""
     lossless: FlagCreatePairsOff[bool] = False
@@ -68,9 +69,10 @@ def run(options: Options) -> None:
 
 
 def _open(options: Options) -> "Edits":
-    from ..data.edits import Edits, open_edits
+    from ..data.edits import Columns, Edits, open_edits
     from ..data.layouts.table import open_table
 
+    columns = Columns.parse(options.columns)
     own = {name: getattr(options, name) for name in ("source", "target", "table", "edit")}
     given = [f"--{name}" for name, value in own.items() if value is not None]
     if options.data is None:
@@ -78,7 +80,7 @@ def _open(options: Options) -> "Edits":
             raise ValueError("--part goes with --data")
         if not given:
             raise ValueError("missing --source DIR --target DIR and --table PATH (or --edit TEXT); or --data PATH")
-        return Edits(open_table(**own), options.table or options.source)
+        return Edits(open_table(**own, columns=columns), options.table or options.source)
     if given:
         raise ValueError(f"--data and {', '.join(given)}: a set has its own images and instructions; choose one")
-    return open_edits(options.data, part=options.part)
+    return open_edits(options.data, part=options.part, columns=columns)

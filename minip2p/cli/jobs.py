@@ -128,8 +128,8 @@ def _check_inputs(jobs: list[Job], skip_broken: bool) -> list[Job]:
     for job in jobs:
         try:
             if job.mask is not None:
-                size_of(job.mask)
-            good.append(replace(job, size=size_of(job.input)))
+                size_of(job.mask, str(job.mask))
+            good.append(replace(job, size=size_of(job.input, str(job.input))))
         except ImageError as error:
             broken.append(str(error))
     if broken and (not skip_broken or not good):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from .arguments import Loading, Threads, optional
+from .arguments import ColumnNames, Loading, Threads, optional
 from .printing import note
 from .work import EngineOptions, show_progress
 
@@ -25,13 +25,14 @@ class Options:
 
     data: Annotated[str, arg(metavar="PATH")]
     """pairs in any layout that minip2p check reads"""
+    columns: ColumnNames = ()
     output: Annotated[str, arg(metavar="FOLDER")]
     """created if missing"""
     preset: Literal["tiny", "sd15"] = "tiny"
     """preset of train.py editor, which sets the defaults of size, resize and flip"""
-    size: Annotated[int | None, optional("PIXELS", "(default: the preset's)")] = None
-    """side of the square crops"""
-    resize: Annotated[tuple[int, int] | None, arg(metavar="LOW HIGH", help_behavior_hint="(default: the preset's)")] = (
+    size: Annotated[int | tuple[int, int] | None, optional("PIXELS | WIDTH HEIGHT", "(default: the preset's)")] = None
+    """of the crops: one side, or both"""
+    resize: Annotated[tuple[int, int] | None, optional("LOW HIGH", "(default: from the shorter side to 9/8 of it)")] = (
         None
     )
     """before each crop, resize the shorter side to a random length between these two"""
@@ -58,7 +59,7 @@ class Options:
 def run(options: Options) -> None:
     """Encode the pairs that are not encoded yet."""
     from ..config import Config
-    from ..data.edits import open_edits
+    from ..data.edits import Columns, open_edits
     from ..datagen.precompute import precompute
     from ..loading import read, shipped, tokenizer_of
     from ..text.cleaning import note_of_cut
@@ -67,7 +68,7 @@ def run(options: Options) -> None:
     if options.loading.dtype not in ("auto", "float32"):
         raise ValueError(f"dtype {options.loading.dtype}: expected float32, in which training runs the autoencoder")
     settings, engine = settings_of(options), options.engine.for_run(options.loading.device)
-    edits = open_edits(options.data)
+    edits = open_edits(options.data, columns=Columns.parse(options.columns))
     texts, source = read_texts(edits, options.skip_broken), options.loading
     loaded = read(source.weights or shipped("editor"), Config, source.config or None, source.ema)
     load, how = partial(load_model, options), {"data": texts.mark, "skip_broken": options.skip_broken}
@@ -93,7 +94,7 @@ def settings_of(options: Options) -> "Settings":
     preset = next(spec.presets[options.preset] for spec in specs_of("editor") if options.preset in spec.presets)
     return Settings(
         size=preset.size if options.size is None else options.size,
-        resize=options.resize or preset.resize,
+        resize=options.resize,
         flips=preset.flip > 0 if options.flip is None else options.flip == "yes",
         texts=not preset.train_text if options.texts is None else options.texts == "yes",
         batch=options.batch_size,

@@ -139,7 +139,7 @@ def prepare(options: Any, verb: str, model: str = "text2image", **more: Any) -> 
     """
     output, image, size = Path(options.output), getattr(options, "input", None), (1, 1)
     if image is not None:
-        size = size_of(Path(image))
+        size = size_of(Path(image), str(image))
         if output.resolve() == Path(image).resolve():
             raise ValueError(f"output {output} is the input; choose another place, so that nothing is lost")
     metadata.check_outputs(output, overwrite=options.sampling.overwrite)

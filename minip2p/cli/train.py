@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from .arguments import Device, Threads, import_torch, limit_threads, optional
+from .arguments import ColumnNames, Device, Threads, import_torch, limit_threads, optional
 from .printing import say
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Options:
     data: Annotated[str | None, optional("PATH", "(default: the tiny world)")] = None
     """editor: a set of edit pairs, in any layout that minip2p check reads, or precomputed by minip2p precompute.
     instructions: triplets, a .jsonl or .csv with input (or caption), edit, output"""
+    columns: ColumnNames = ()
     mixture: Annotated[str | None, optional("PATH:WEIGHT,PATH:WEIGHT,...")] = None
     """editor: several such sets, with the relative frequency of each"""
     skip_broken: bool = False
@@ -157,6 +158,8 @@ def config_of(options: Options, out: Path) -> "tuple[StageSpec, Any]":
 
 def words_of_options(options: Options) -> list[str]:
     """The changes to the config that the options make. A stage whose config has no such name refuses it."""
+    from ..data.edits import Columns
+
     if options.data is not None and options.mixture is not None:
         raise ValueError("--data and --mixture: give one of them; a mixture names its sets itself")
     data, weights = (options.data, None) if options.mixture is None else parse_mixture(options.mixture)
@@ -168,6 +171,7 @@ def words_of_options(options: Options) -> list[str]:
         "train.steps": options.steps,
         "train.batch_size": options.batch_size,
     }
+    values |= {f"columns.{role}": name for role, name in Columns.parse(options.columns).given.items()}
     return [f"{name}={value!r}" for name, value in values.items() if value is not None] + list(options.set)
 
 

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..schema import Count, Pixels, Width, checked, from_dict
+from ..schema import Count, Size, Width, checked, from_dict
 from .layouts.common import EditsError, EditText, read_json, read_part
+from .sizes import sides
 from .tars import make_tar, tar_members
 
 HEADER = "precomputed.json"
@@ -40,7 +41,7 @@ MAX_TEXT = 1 << 20
 class Needed:
     """What a set says of itself in precomputed.json, as far as reading it needs to know."""
 
-    size: Pixels
+    size: Size
     crops: Count
     flips: bool
     vae: str
@@ -115,11 +116,11 @@ class Latents:
         places = np.array(where, dtype=np.int64).reshape(-1, 3)
         return cls(path, header, instructions, groups, outputs, tars, places)
 
-    def check(self, *, size: int, vae: str) -> None:
+    def check(self, *, size: int | tuple[int, int], vae: str) -> None:
         """Raise EditsError unless the set was made for this size and by this autoencoder."""
-        if self.header["size"] != size:
-            was = self.header["size"]
-            raise EditsError(f"{self.path} was precomputed at {was} pixels, not {size}: --set size={was}")
+        if (was := sides(self.header["size"])) != sides(size):
+            was, now = (str(x) if x == y else f"{x},{y}" for x, y in (was, sides(size)))
+            raise EditsError(f"{self.path} was precomputed at {was} pixels, not {now}: --set size={was}")
         if self.header["vae"] != vae:
             raise EditsError(
                 f"{self.path} was precomputed by another autoencoder ({self.header['vae']}) than the model's ({vae}); "

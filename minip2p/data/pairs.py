@@ -9,11 +9,12 @@ from typing import Protocol
 from PIL import Image
 
 from .layouts.common import EditText, EncodedImage
-from .picture_files import decode
+from .picture_files import decode, size_of
 
 
 class Layout(Protocol):
-    """What a layout offers: the pairs at one place, read one by one."""
+    """What a layout offers: the pairs at one place, read one by one. It may also have `header(i)`, the file of the
+    source (a path, or open) and its name for errors, so that its size is known without reading all of it."""
 
     def __len__(self) -> int: ...
 
@@ -77,6 +78,13 @@ class Edits(Sequence[EditPair]):
         """Source and target, 8-bit RGB, without reading the text."""
         source, target = (decode(io.BytesIO(image.data), image.name) for image in self.files(i))
         return source, target
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(width, height) of the source, by its file's header."""
+        if hasattr(self.layout, "header"):
+            return size_of(*self.layout.header(self._at(i)))
+        image = self.files(i)[0]
+        return size_of(io.BytesIO(image.data), image.name)
 
     def texts(self) -> Iterator[EditText]:
         """The text of every pair, in order."""

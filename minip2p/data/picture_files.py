@@ -92,10 +92,11 @@ def decode(file: Path | BinaryIO, name: str) -> Image.Image:
         return Image.frombytes("RGB", image.size, image.tobytes())
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """(width, height) as the header says, not turned. Raises ImageError unless the file is a picture by its header."""
-    with open_picture(path, str(path)) as image:
-        return image.size
+def size_of(file: Path | BinaryIO, name: str) -> tuple[int, int]:
+    """(width, height) of what `decode` gives, by the header. Raises ImageError where that is not a picture's."""
+    with open_picture(file, name) as image:
+        known = image.format != "PNG" or "exif" in image.info  # a PNG without is searched to its end
+        return image.size[::-1] if known and image.getexif().get(0x0112, 1) >= 5 else image.size
 
 
 def is_picture_name(name: str | Path) -> bool:

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from .layouts.common import EditsError, size_of
 
@@ -48,6 +48,37 @@ def tar_members(path: Path) -> Iterator[Member]:
             at = tar.offset
             if member.isreg() and not member.issparse():
                 yield Member(member.name, member.offset_data, member.size)
+
+
+class OpenMember(io.RawIOBase):
+    """A file in a tar, of which no more is read than is asked for. It closes with its last reference."""
+
+    def __init__(self, tar: Path, offset: int, size: int):
+        self.tar, self.offset, self.size, self.at = open(tar, "rb"), offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, to: int, whence: int = io.SEEK_SET) -> int:
+        self.at = to + (0, self.at, self.size)[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        self.tar.seek(self.offset + self.at)
+        data = self.tar.read(max(0, min(len(buffer), self.size - self.at)))
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self.tar.close()
+        super().close()
 
 
 class Headers:

@@ -19,11 +19,12 @@ from .. import __version__
 from ..data.crops import Crop
 from ..data.edits import Edits, EditText
 from ..data.latents import HEADER, tar_bytes, unit_name
+from ..data.sizes import resize_range, sides
 from ..engines import Run, run
 from ..models.vae import AutoencoderKL
 from ..pipeline import Pipeline, fingerprint
 from ..pipeline.fingerprint import text_fingerprint
-from ..schema import Count, Pixels, Seed, Threads, checked
+from ..schema import Count, Pixels, Seed, Size, Threads, checked
 from ..units import Result, Work
 
 
@@ -31,10 +32,11 @@ from ..units import Result, Work
 class Settings:
     """How pairs are cropped and how many are in a unit."""
 
-    size: Pixels = 256
-    """of the square crops, in pixels"""
-    resize: tuple[Pixels, Pixels] = (256, 288)
-    """the shorter side before a crop at random is taken: drawn between these two"""
+    size: Size = 256
+    """of the crops, in pixels: a side, or (width, height)"""
+    resize: tuple[Pixels, Pixels] | None = None
+    """the shorter side before a crop at random is taken: drawn between these two. None: from that of `size` to 9/8 of
+    it"""
     crops: Count = 4
     """of each pair"""
     flips: bool = True
@@ -50,8 +52,7 @@ class Settings:
     """of the CPU; None: PyTorch's own number"""
 
     def __post_init__(self):
-        if not self.size <= self.resize[0] <= self.resize[1]:
-            raise ValueError(f"resize {self.resize}: expected two sizes of at least the size {self.size}")
+        resize_range(self.size, self.resize)
 
     @property
     def variants(self) -> int:
@@ -61,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentMaker:
-    """Makes the tar of a unit. Raises ValueError for a size that the autoencoder does not divide.
+    """Makes the tar of a unit. Raises ValueError for a size that the networks do not divide.
 
     data: a digest of the set's items. skip_broken: a pair that cannot be read is left out instead of a ValueError.
     """
@@ -73,13 +74,15 @@ class LatentMaker:
     skip_broken: bool = False
 
     def __post_init__(self):
-        if self.settings.size % (factor := self.pipe.vae.config.factor):
-            raise ValueError(f"size {self.settings.size}: expected a multiple of {factor}, the autoencoder's")
+        if any(side % (factor := self.pipe.config.factor) for side in sides(self.settings.size)):
+            raise ValueError(
+                f"size = {self.settings.size}: expected a multiple of {factor} pixels, as the networks need"
+            )
 
     @property
     def header(self) -> dict[str, Any]:
         vae, text = self.pipe.vae, self.pipe.config.text
-        side = self.settings.size // vae.config.factor
+        width, height = (side // vae.config.factor for side in sides(self.settings.size))
         texts = {"text": text_fingerprint(self.pipe), "text_shape": [text.max_length, text.width]}
         return {
             "minip2p": __version__,
@@ -88,8 +91,9 @@ class LatentMaker:
             "vae": fingerprint({"vae": vae}),
             **(texts if self.settings.texts else {}),
             **asdict(self.settings),
-            "resize": list(self.settings.resize),
-            "shape": [vae.config.latent_channels, side, side],
+            "size": list(size) if isinstance(size := self.settings.size, tuple) else size,
+            "resize": list(resize_range(size, self.settings.resize)),
+            "shape": [vae.config.latent_channels, height, width],
             "device": next(vae.parameters()).device.type,
             "made_with": {"torch": torch.__version__},
         }
@@ -139,7 +143,7 @@ def crops_of(key: str, settings: Settings) -> list[Crop]:
     found = []
     for k in range(settings.crops):
         rng = np.random.default_rng([settings.seed, seed, k])
-        crop = Crop.draw(rng, settings.resize, flip=0.0)
+        crop = Crop.draw(rng, resize_range(settings.size, settings.resize), flip=0.0)
         found += [Crop(**vars(crop) | {"flip": flip}) for flip in (False, True)[: 1 + settings.flips]]
     return found
 
@@ -153,7 +157,7 @@ def encode_unit(
     for i in items:
         try:
             text, _, pair = edits.read(i)
-            pixels = [crop(pair.source, pair.target, settings.size) for crop in crops_of(text.key, settings)]
+            pixels = [crop(pair.source, pair.target, sides(settings.size)) for crop in crops_of(text.key, settings)]
             found.append((text, torch.stack(pixels)))
         except ValueError as error:
             if not skip_broken:

@@ -12,6 +12,7 @@ from torch import nn
 from .. import checkpoints
 from ..checkpoints.files import require_finite
 from ..config import Config, TextConfig, VAEConfig, kind_of
+from ..data.sizes import sides
 from ..loading import shipped, tokenizer_of
 from ..models.clip import CLIP
 from ..models.denoisers import DENOISERS
@@ -160,7 +161,7 @@ def build_pipeline(
     check_fit(config.model, vae_file.config.vae, text, [file.path for file in files])
     model = replace(config.model, vae=vae_file.config.vae, text=text)
     model.check_together()
-    if config.size % model.factor:
+    if any(side % model.factor for side in sides(config.size)):
         raise ValueError(f"size = {config.size}: expected a multiple of {model.factor} pixels, as the networks need")
     configs = {model.denoiser: model.denoiser_config, "text": model.text, "vae": model.vae}
     networks = build(configs, config.train.seed)

@@ -7,7 +7,9 @@ from pydantic import Field
 
 from ..config import PRESETS as MODELS
 from ..config import CLIPConfig, Config, LlamaConfig, VAEConfig
-from ..schema import AtLeast0, Count, CountOrNone, Decay, Fraction, Name, Pixels, Positive, Rank, Scale, checked
+from ..data.layouts.common import Columns
+from ..data.sizes import resize_range
+from ..schema import AtLeast0, Count, CountOrNone, Decay, Fraction, Name, Pixels, Positive, Rank, Scale, Size, checked
 
 HELD_OUT = 2**32 - 1
 """stands for a step (or an item's number) that no training reaches: previews and held-out losses draw from it"""
@@ -47,9 +49,10 @@ class TrainConfig:
     """gradient checkpointing: store each block's input only and recompute the block in the backward pass"""
     compile: bool | None = None
     """torch.compile the networks (takes minutes at first); results differ by rounding. None: denoisers on a GPU, for
-    1,000 steps or more"""
+    1,000 steps or more, unless there are buckets"""
     graph: bool | None = None
-    """record a step's work as CUDA graphs and replay them; results are the same. None: denoisers on one GPU"""
+    """record a step's work as CUDA graphs and replay them; results are the same. None: denoisers on one GPU, unless
+    there are buckets"""
     workers: Annotated[int, Field(ge=0, le=1000)] | None = None
     """processes that prepare batches in the background; 0 prepares them between steps. None: beside a GPU as many as
     this process has cores, at most 16; on a CPU 0"""
@@ -102,6 +105,8 @@ class DiffusionTraining:
     train: TrainConfig = field(default_factory=TrainConfig)
     data: tuple[str, ...] = ()
     """sets of edit pairs, as images or as precomputed latents"""
+    columns: Columns = field(default_factory=Columns)
+    """what their columns are called, where that is none of the known names"""
     weights: tuple[Positive, ...] = ()
     """how often each set is drawn from, relative to the others; none: by its number of prompts or pairs"""
     draw: Literal["prompts", "pairs"] = "prompts"
@@ -109,10 +114,14 @@ class DiffusionTraining:
     random, or pairs"""
     skip_broken: bool = False
     """use the next pair in place of one that cannot be read; otherwise the run ends with an error"""
-    size: Pixels = 256
-    """side of the images, in pixels"""
-    resize: Annotated[tuple[Pixels, ...], Field(min_length=2, max_length=2)] = (256, 288)
-    """range of the shorter side, in pixels: a random size, then a random crop of `size`, the same for both images"""
+    size: Size = 256
+    """of the images, in pixels: a side, or (width, height)"""
+    resize: tuple[Pixels, Pixels] | None = None
+    """range of the shorter side, in pixels: a random size, then a random crop of `size`, the same for both images.
+    None: from that of `size` to 9/8 of it, as in the paper, 256 to 288"""
+    buckets: bool = False
+    """batches of pairs of near shapes, wide ones with wide ones, which are cropped less (`training.buckets`); each has
+    about size^2 pixels"""
     flip: Fraction = 0.5
     """chance that both images are mirrored"""
     dropout: Annotated[float, Field(ge=0, le=1 / 3)] = 0.05
@@ -144,8 +153,9 @@ class DiffusionTraining:
     def __post_init__(self):
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"weights = {self.weights}: expected a number for each of {len(self.data)} sets")
-        if not self.size <= self.resize[0] <= self.resize[1]:
-            raise ValueError(f"resize = {self.resize}: expected two sizes, from size = {self.size} on")
+        resize_range(self.size, self.resize)
+        if self.buckets and not isinstance(self.size, int):
+            raise ValueError(f"size = {self.size}: expected one side with buckets = True, which have all shapes")
 
 
 @checked

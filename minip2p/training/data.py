@@ -1,7 +1,7 @@
 """What is trained on: batches by their number; a denoiser's examples (a text, the image to edit, the edited image)."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -106,26 +106,28 @@ class PairDataset:
     instructions: Sequence[str | None]
     """of every pair of the set; None where its text cannot be read"""
     prompts: Prompts
-    size: int
-    resize: Sequence[int]
+    sizes: Sequence[tuple[int, int]]
+    """(width, height) of the crops of each prompt"""
+    resize: Mapping[tuple[int, int], tuple[int, int]]
+    """limits of `Crop.side` for each of these sizes"""
     flip: float
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def example(self, i: int, rng: np.random.Generator, step: int) -> Example:
-        pair = choose(self.prompts[i], rng)
-        return self._crop(pair, Crop.draw(rng, self.resize, self.flip))
+        pair, size = choose(self.prompts[i], rng), self.sizes[i]
+        return self._crop(pair, Crop.draw(rng, self.resize[size], self.flip), size)
 
     def plain(self, i: int) -> Example:
         """The first pair of prompt i, centre crop, not mirrored."""
-        return self._crop(self.prompts[i][0], Crop(side=self.size, left=0.5, top=0.5))
+        return self._crop(self.prompts[i][0], Crop(side=min(self.sizes[i]), left=0.5, top=0.5), self.sizes[i])
 
-    def _crop(self, pair: int, crop: Crop) -> Example:
+    def _crop(self, pair: int, crop: Crop, size: tuple[int, int]) -> Example:
         text = self.instructions[pair]
         if text is None:
             text = self.edits.text(pair).instruction  # raises what is wrong with it
-        return Example(text=text, pixels=crop(*self.edits.pictures(pair), self.size))
+        return Example(text=text, pixels=crop(*self.edits.pictures(pair), size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +177,21 @@ class Mixture:
     def example(self, number: int, rng: np.random.Generator, step: int) -> tuple[Example, list[str]]:
         """Item `number` of the run, and the errors of broken items that it replaces."""
         which, n = set_of_item(number, self.weights)
-        broken: list[str] = []
-        chosen = self.sets[which]
-        for at in range(n, n + 2 * len(chosen)):  # contains a whole epoch, so every item is tried
-            try:
-                return chosen.example(shuffled_index(self.seed, which, at, len(chosen)), rng, step), broken
-            except ValueError as error:
-                if not self.skip_broken:
-                    raise ValueError(f"{error}; --skip-broken uses the next pair instead") from None
-                broken.append(str(error))
-        raise ValueError(f"none of the {len(chosen)} pairs can be read; the last: {broken[-1]}")
+        size = len(self.sets[which])
+        order = (shuffled_index(self.seed, which, at, size) for at in range(n, n + 2 * size))  # has a whole epoch
+        return read_first(self.sets[which], order, rng, step, self.skip_broken)
+
+
+def read_first(
+    chosen: ExampleSet, order: Iterable[int], rng: np.random.Generator, step: int, skip_broken: bool
+) -> tuple[Example, list[str]]:
+    """The first item of this order; with skip_broken the first that can be read, and the errors of those before it."""
+    broken: list[str] = []
+    for i in order:
+        try:
+            return chosen.example(i, rng, step), broken
+        except ValueError as error:
+            if not skip_broken:
+                raise ValueError(f"{error}; --skip-broken uses the next pair instead") from None
+            broken.append(str(error))
+    raise ValueError(f"none of the {len(set(broken))} pairs can be read; the last: {broken[-1]}")

@@ -12,12 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..data.sizes import sides
 from ..diffusion import Schedule
 from ..diffusion.loss import problem, squared_error
 from ..nn.lora import add_lora
 from ..pipeline import Pipeline, fingerprint
 from ..pipeline.fingerprint import tokenizer_fingerprint
 from . import rng
+from .buckets import BucketMixture, by_size
 from .checkpoint_parts import write_parts
 from .config import HELD_OUT, DiffusionTraining
 from .data import Example, Mixture, PairDataset
@@ -83,10 +85,12 @@ class DiffusionData:
     """Batches of examples, noise and noise levels. Item i of step s has the number s * batch_size + i."""
 
     config: DiffusionTraining
-    examples: Mixture
+    examples: Mixture | BucketMixture
     schedule: Schedule
     latent_shape: tuple[int, int, int]
-    """(c, y, x)"""
+    """(c, y, x); where there are buckets the square's, which is the largest"""
+    factor: int
+    """an image's side / its latent's side"""
     tokenizer: Callable[[list[str]], Tensor]
     null_states: Tensor | None = None
     """(m, d): the text encoder's states of "", where the examples have those of their texts"""
@@ -122,16 +126,23 @@ class DiffusionData:
         """An item's example, errors of broken ones, two uniform numbers (for dropout and time) and its two noises."""
         generator = rng.item_generator(self.config.train.seed, number)
         u, t = generator.random(2).tolist()
-        noises = rng.normal(generator, (2, *self.latent_shape))
+        shape = self._shape(*self.examples.size(step)) if self.config.buckets else self.latent_shape
+        noises = rng.normal(generator, (2, *shape))
         example, broken = self.examples.example(number, generator, step)
         return example, broken, u, t, noises
 
-    def held_out(self, examples: Sequence[Example], rows: range) -> Batch:
-        """These rows of held-out examples, with nothing dropped, fixed noise, and times that are evenly spread over all
-        examples: the same at every call."""
+    def _shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(c, y, x) of the latents of images of this size."""
+        return self.latent_shape[0], height // self.factor, width // self.factor
+
+    def held_out(self, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
+        """These rows of held-out examples, of one size, with nothing dropped, fixed noise, and times that are evenly
+        spread over all examples: the same at every call."""
         generators = [rng.item_generator(self.config.train.seed, HELD_OUT + i) for i in rows]
-        noises = torch.stack([rng.normal(generator, (2, *self.latent_shape)) for generator in generators])
         chosen = [examples[i] for i in rows]
+        pixels = chosen[0].pixels
+        shape = self.latent_shape if pixels is None else self._shape(*pixels.shape[:-3:-1])
+        noises = torch.stack([rng.normal(generator, (2, *shape)) for generator in generators])
         return Batch(
             **self._texts(chosen, [False] * len(chosen)),
             **stack(chosen),
@@ -155,7 +166,7 @@ class DiffusionStage:
         self,
         config: DiffusionTraining,
         pipe: Pipeline,
-        examples: Mixture,
+        examples: Mixture | BucketMixture,
         held_out: Sequence[Example] = (),
         draw: Draw | None = None,
         origin: str = "",
@@ -169,8 +180,8 @@ class DiffusionStage:
         image are zero and would stay so.
         """
         self.config, self.pipe, self.held_out, self.draw, self.origin = config, pipe, held_out, draw, origin
-        side = config.size // pipe.config.vae.factor
-        shape = pipe.config.vae.latent_channels, side, side
+        factor, (width, height) = pipe.config.vae.factor, sides(config.size)
+        shape = pipe.config.vae.latent_channels, height // factor, width // factor
         null = pipe.encode_text([""])[0].half().cpu().clone() if states else None
         if states:
             pipe.text_encoder.to("cpu")
@@ -179,6 +190,7 @@ class DiffusionStage:
             examples=examples,
             schedule=pipe.denoiser.schedule,
             latent_shape=shape,
+            factor=factor,
             tokenizer=pipe.tokenizer,
             null_states=null,
         )
@@ -255,8 +267,9 @@ class DiffusionStage:
         return figures | (self.draw(self.pipeline(module), path) if self.draw else {})
 
     def held_out_loss(self, module: nn.ModuleDict) -> float:
-        n = len(self.held_out)
-        parts = [self.data.held_out(self.held_out, range(i, min(i + 16, n))) for i in range(0, n, 16)]
+        alike = by_size([None if each.pixels is None else each.pixels.shape for each in self.held_out])
+        rows = [each[i : i + 16] for each in alike for i in range(0, len(each), 16)]
+        parts = [self.data.held_out(self.held_out, each) for each in rows]
         return float(torch.cat([self.losses(module, self.inputs(part)) for part in parts]).mean())
 
 

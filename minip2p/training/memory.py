@@ -4,6 +4,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from ..data.sizes import sides
 from .config import TrainConfig
 from .data import load_batches
 from .diffusion import ENCODED
@@ -85,7 +87,7 @@ def encoding(stage: Any, items: int) -> int:
     if not stage.reads_pictures:
         return 0
     pictures, size = min(ENCODED, 2 * items), 4 if stage.config.vae_precision == "fp32" else 2
-    return ENCODER_COPIES * pictures * stage.pipe.config.vae.widths[0] * stage.config.size**2 * size
+    return ENCODER_COPIES * pictures * stage.pipe.config.vae.widths[0] * prod(sides(stage.config.size)) * size
 
 
 def activations(stage: Any, c: TrainConfig, kind: str) -> tuple[int, int]:

@@ -2,15 +2,21 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..data.edits import Edits, open_edits
 from ..data.latents import Latents, is_precomputed, read_header
+from ..data.sizes import Sides, assign, bucket_sizes, nearest, resize_range, sides
 from ..data.split import split_groups
 from ..pipeline import Pipeline, fingerprint
 from ..pipeline.fingerprint import text_fingerprint
 from ..text.cleaning import note_of_cut
+from .buckets import BucketMixture
 from .config import DiffusionTraining
 from .data import Example, LatentDataset, Mixture, PairDataset, Prompts
 from .diffusion import DiffusionStage
@@ -30,14 +36,18 @@ def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
     if len({is_precomputed(path) for path in config.data}) > 1:
         images = next(path for path in config.data if not is_precomputed(path))
         raise ValueError(f"{images}: images and precomputed sets cannot be mixed; precompute it, too")
+    if config.buckets and is_precomputed(config.data[0]):
+        raise ValueError(f"buckets = True: expected images; {config.data[0]} is precomputed, at one size")
     states = has_states(config, pipe)
     sets = [open_set(path, config, pipe, states) for path in config.data]
-    examples = Mixture(
-        sets=[trained for trained, _, _ in sets],
-        weights=config.weights or [len(trained) for trained, _, _ in sets],
-        seed=config.train.seed,
-        skip_broken=config.skip_broken,
-    )
+    options = {
+        "sets": [trained for trained, _, _ in sets],
+        "weights": config.weights or [len(trained) for trained, _, _ in sets],
+        "seed": config.train.seed,
+        "skip_broken": config.skip_broken,
+    }
+    batch_size = config.train.batch_size
+    examples = BucketMixture(batch_size=batch_size, **options) if config.buckets else Mixture(**options)
     held_out = [example for _, kept, _ in sets for example in kept][: config.held_out]
     n = min(SHOWN, config.held_out)
     shown, title = held_out, "Held-out pairs"
@@ -47,7 +57,9 @@ def pairs_stage(config: DiffusionTraining, pipe: Pipeline) -> DiffusionStage:
     draw = PairSheet(vary_texts(shown)[:n], config.preview_scales, title) if n else None
     marks = [mark for _, _, mark in sets]
     texts = [text for trained, _, _ in sets for text in trained.instructions]
-    pipe = replace(pipe, notes=(*pipe.notes, note_of_cut(texts, pipe.tokenizer)))
+    named = zip(config.data, sets, strict=True)
+    notes = [note_of_buckets(path, trained) for path, (trained, _, _) in named if config.buckets]
+    pipe = replace(pipe, notes=(*pipe.notes, note_of_cut(texts, pipe.tokenizer), *notes))
     origin = "; ".join(f"{path} {mark}" for path, mark in zip(config.data, marks, strict=True))
     return DiffusionStage(config, pipe, examples, held_out, draw, origin, mark="; ".join(marks), states=states)
 
@@ -74,13 +86,22 @@ def open_set(
             LatentDataset(latents=latents, prompts=each, states=states) for each in split_prompts(latents, config.draw)
         ]
     else:
-        edits = open_edits(path)
+        edits = open_edits(path, columns=config.columns)
         texts = read_texts(edits, config.skip_broken)
         mark = f"{texts.mark} {images_mark(edits)}"
-        options = {"size": config.size, "resize": config.resize, "flip": config.flip}
+        prompts = split_prompts(texts, config.draw)
+        if config.buckets:
+            sizes = sizes_of(edits, prompts, config, pipe.config.factor)
+            mark += f" {hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]}"
+        else:
+            sizes = [[sides(config.size)] * len(each) for each in prompts]
+        low, high = resize_range(config.size, config.resize)
+        side = min(sides(config.size))
+        resize = {each: (low * min(each) // side, high * min(each) // side) for each in {*sizes[0], *sizes[1]}}
+        options = {"instructions": texts.instructions, "resize": resize, "flip": config.flip}
         sets = [
-            PairDataset(edits=edits, instructions=texts.instructions, prompts=each, **options)
-            for each in split_prompts(texts, config.draw)
+            PairDataset(edits=edits, prompts=each, sizes=theirs, **options)
+            for each, theirs in zip(prompts, sizes, strict=True)
         ]
     return sets[0], plain_examples(sets[1], config.held_out, config.skip_broken), mark
 
@@ -148,6 +169,40 @@ def split_prompts(texts: Latents | Texts, draw: str) -> tuple[Prompts, list[list
         prompt = texts.groups[i][0], texts.instructions[i], texts.outputs[i]
         prompts.setdefault(prompt if draw == "prompts" else i, []).append(i)
     return list(prompts.values()), [[i] for i in held_out]
+
+
+def sizes_of(
+    edits: Edits, prompts: Sequence[Prompts], config: DiffusionTraining, factor: int
+) -> tuple[list[Sides], list[Sides]]:
+    """The size of the bucket of each prompt, of those trained on and of those held out: by its first pair.
+
+    A bucket has half a batch of prompts at least, so that none is seen more than twice an epoch, unless the whole set
+    has fewer. Where a source cannot be read, which is an error unless they are skipped, the prompt is in the fullest.
+    """
+
+    def shape(pair: int) -> Sides | None:
+        try:
+            return edits.size(pair)
+        except ValueError as error:
+            if not config.skip_broken:
+                raise ValueError(f"{error}; --skip-broken uses other pairs instead") from None
+            return None
+
+    pairs = tqdm([each[0] for both in prompts for each in both], "reading sizes", unit="pair", leave=False, delay=2)
+    shapes = [shape(pair) for pair in pairs]
+    n = len(prompts[0])
+    known = [shape for shape in shapes[:n] if shape]
+    sizes = assign(known, bucket_sizes(config.size, factor), least=-(-config.train.batch_size // 2))
+    fullest = Counter(sizes).most_common(1)[0][0] if sizes else sides(config.size)
+    found = iter(sizes)
+    held_out = [nearest([shape], list(dict.fromkeys(sizes)))[0] if shape and sizes else fullest for shape in shapes[n:]]
+    return [next(found) if shape else fullest for shape in shapes[:n]], held_out
+
+
+def note_of_buckets(path: str, trained: PairDataset) -> str:
+    """How many prompts are trained on at which sizes."""
+    counts = Counter(trained.sizes).most_common()
+    return f"buckets of {path}: " + ", ".join(f"{x}x{y} ({n:,})" for (x, y), n in counts)
 
 
 def plain_examples(examples: PairDataset | LatentDataset, most: int, skip_broken: bool) -> list[Example]:

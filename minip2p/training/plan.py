@@ -22,11 +22,12 @@ MOST_WORKERS = 16
 def plan(stage: Any, ranks: Ranks) -> tuple[TrainConfig, list[str]]:
     """The settings with every word decided, and lines for the log: what a GPU does, and why it does not do more."""
     c, gpu, denoises = stage.config.train, ranks.device.type == "cuda", hasattr(stage, "inputs")
+    buckets = getattr(stage.config, "buckets", False)  # a kernel or a graph for each of their sizes would not pay
     reasons = {
         "compile": None if not gpu or has_triton() else "this system has no Triton",
-        "graph": no_graph(gpu, denoises, ranks),
+        "graph": no_graph(gpu, denoises, ranks, buckets),
     }
-    usual = {"compile": gpu and denoises and c.steps >= LONG, "graph": gpu and denoises}
+    usual = {"compile": gpu and denoises and c.steps >= LONG and not buckets, "graph": gpu and denoises and not buckets}
     notes, decided = [], {}
     for word, reason in reasons.items():
         asked = getattr(c, word)
@@ -45,12 +46,14 @@ def plan(stage: Any, ranks: Ranks) -> tuple[TrainConfig, list[str]]:
     return c, notes
 
 
-def no_graph(gpu: bool, denoises: bool, ranks: Ranks) -> str | None:
+def no_graph(gpu: bool, denoises: bool, ranks: Ranks, buckets: bool = False) -> str | None:
     """Why a step cannot be a CUDA graph; None where it can."""
     if not gpu:
         return "only GPUs have CUDA graphs"
     if not denoises:
         return "only a denoiser's batches all have the same shapes"
+    if buckets:
+        return "the batches of buckets have several shapes"
     if ranks.world > 1 or ranks.shard:
         return "several processes exchange gradients within a step"
     return None

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from ..data.layouts.common import NAMES
 from .config import DiffusionTraining, InstructionTraining, TrainConfig
 
 SD15 = DiffusionTraining(train=TrainConfig(micro_batch="auto", log_every=10, save_every=500))
@@ -70,7 +71,7 @@ UNMARKED = {
     f"train.{name}"
     for name in "micro_batch ema_on_cpu checkpointing compile graph workers".split()
     + "log_every save_every preview_every keep".split()
-} | {"data", "skip_broken", "preview_scales"}
+} | {"data", "skip_broken", "preview_scales", *(f"columns.{role}" for role in NAMES)}
 """words whose values say nothing about the paper: how a result is computed and shown, and on what"""
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ... import files
 from ...regular import read_regular, require_regular
+from ...schema import Name, checked, from_dict
 
 NAMES = {
     "source": ("source", "source_image", "source_img", "input_image", "original_image", "before"),
@@ -27,6 +28,58 @@ MAX_JSON = 32 << 20
 """bytes of a file that is read whole"""
 MAX_TEXT = 20_000
 """characters of an instruction or a caption"""
+
+
+@checked
+class Columns:
+    """What a set calls its columns, where that is none of `NAMES`; a name may also be written as `plain` has it."""
+
+    source: Name | None = None
+    """the image to edit"""
+    target: Name | None = None
+    """the edited image"""
+    edit: Name | None = None
+    """the instruction"""
+    input: Name | None = None
+    """the source's caption"""
+    output: Name | None = None
+    """the target's caption"""
+
+    @classmethod
+    def parse(cls, words: Iterable[str]) -> "Columns":
+        """From words such as "source=original_image". Raises ValueError in one line."""
+        pairs = [word.partition("=") for word in words]
+        if wrong := [name for name, equals, _ in pairs if not equals]:
+            raise ValueError(f"columns {wrong[0]!r}: expected ROLE=NAME, e.g. source=original_image")
+        return from_dict(cls, {role.strip(): name.strip() for role, _, name in pairs}, "columns: ")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Role -> name, of those that are named."""
+        return {role: name for role, name in vars(self).items() if name is not None}
+
+    def find(self, fields: Iterable[str], where: str) -> dict[str, str]:
+        """Role -> its field, of the roles that are named. Raises EditsError, which begins with `where`, for a name that
+        is not there."""
+        fields, found = [name for name in fields if isinstance(name, str)], {}
+        for role, name in self.given.items():
+            same = [name] if name in fields else [each for each in fields if plain(each) == plain(name)]
+            if not same:
+                raise EditsError(f"{where}: no column {name!r} for the {role}; there are {', '.join(fields):.300}")
+            found[role] = same[0]
+        return found
+
+    def rename(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        """The row with the fields of the roles that are named called as `NAMES` has them first, and no others of
+        these. Raises EditsError as `find`."""
+        found = self.find(row, where)
+        known = {name for role in found for name in NAMES[role]} if found else set()
+        others = {name: row[name] for name in row if name not in found.values() and plain(str(name)) not in known}
+        return others | {role: row[name] for role, name in found.items()}
+
+
+NO_COLUMNS = Columns()
+"""a set whose columns all have known names"""
 
 
 class EditsError(ValueError):

@@ -39,6 +39,11 @@ class Folder:
         name, seed = self._at(i)
         return _image(self.path / name / f"{seed}_0"), _image(self.path / name / f"{seed}_1")
 
+    def header(self, i: int) -> tuple[Path, str]:
+        name, seed = self._at(i)
+        found = _image_file(self.path / name / f"{seed}_0")
+        return found, str(found)
+
     def _at(self, i: int) -> tuple[str, str]:
         """The names of the pair's folder and seed."""
         return os.fsdecode(self.names[self.name_of[i]]), os.fsdecode(self.seeds[i])
@@ -56,12 +61,18 @@ def has_pairs(path: Path) -> bool:
 
 
 def _image(path: Path) -> EncodedImage:
-    """The image of that name with one of the picture_files.ENDINGS. Raises EditsError if there is none."""
+    """The image of that name with any ending. Raises EditsError if there is none."""
+    found = _image_file(path)
+    return EncodedImage(str(found), read_regular(found, MAX_IMAGE, EditsError))
+
+
+def _image_file(path: Path) -> Path:
+    """The file of that name with one of the picture_files.ENDINGS, or as it would be called."""
     found = Path(f"{path}.jpg")  # as the authors write it
     if not found.is_file() and path.parent.is_dir():
         names = [name for name in os.listdir(path.parent) if Path(name).stem == path.name and is_picture_name(name)]
         found = path.with_name(min(names, default=found.name))
-    return EncodedImage(str(found), read_regular(found, MAX_IMAGE, EditsError))
+    return found
 
 
 def _found(path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -5,10 +5,23 @@ import os
 import re
 from collections.abc import Mapping
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from .common import ALSO_IMAGES, NAMES, EditsError, EditText, EncodedImage, find_field, read_file, read_text, size_of
+from .common import (
+    ALSO_IMAGES,
+    NAMES,
+    NO_COLUMNS,
+    Columns,
+    EditsError,
+    EditText,
+    EncodedImage,
+    find_field,
+    read_file,
+    read_text,
+    size_of,
+)
 from .unpacked import unpacked_bytes
 
 IDS = ("img_id", "image_id", "id", "key")
@@ -22,16 +35,22 @@ MOST_ROWS = 10_000
 
 
 class HuggingFaceTable:
-    """Rows with two images and an instruction, in columns with any of the known NAMES."""
+    """Rows with two images and an instruction, in columns with any of the known NAMES, or those that `named` says."""
 
-    def __init__(self, dataset: Any, path: str):
+    def __init__(self, dataset: Any, path: str, named: Columns = NO_COLUMNS):
         self.path = path
         kinds = {name: _kind(dataset.features[name]) for name in dataset.column_names}
-        columns = {role: _column(kinds, role) for role in NAMES}
+        given = named.find(kinds, path)
+        for role, name in given.items():
+            if kinds[name] not in (("text", "") if role not in ALSO_IMAGES else ("image", "text", "")):
+                what = "images" if role in ALSO_IMAGES else "texts"
+                raise EditsError(f"{path}: the column {name!r} for the {role} holds no {what}")
+        others = {name: kind for name, kind in kinds.items() if name not in given.values()}
+        columns = {role: given.get(role) or _column(others, role) for role in NAMES}
         if missing := [role for role in ("source", "target", "edit") if columns[role] is None]:
             raise EditsError(
                 f"{path}: no column for the {missing[0]} ({', '.join(NAMES[missing[0]])}); there are "
-                f"{', '.join(dataset.column_names)}"
+                f"{', '.join(dataset.column_names)}; --columns {missing[0]}=NAME names another"
             )
         self.sides = columns["source"], columns["target"]
         self.folders = [Path(), *_folders(Path(path))]
@@ -40,6 +59,7 @@ class HuggingFaceTable:
         self.roles = {role: columns[role] for role in ("edit", "input", "output") if columns[role]}
         self.texts = dataset.select_columns([*self.roles.values(), *filter(None, (self.id, self.turn))])
         self.images = _undecoded(dataset.select_columns(list(self.sides)), self.sides)
+        self.sources = self.images.select_columns(self.sides[:1])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,6 +80,11 @@ class HuggingFaceTable:
         row = self.images[i]
         source, target = (self._encoded(row[name], f"{self.path}, row {i}, {name}") for name in self.sides)
         return source, target
+
+    def header(self, i: int) -> tuple[BytesIO, str]:
+        name = self.sides[0]
+        image = self._encoded(self.sources[i][name], f"{self.path}, row {i}, {name}")
+        return BytesIO(image.data), image.name
 
     def _encoded(self, value: Any, name: str) -> EncodedImage:
         """An image in any of the ways in which tables hold them: {"bytes", "path"}, bytes, a path."""

@@ -40,9 +40,15 @@ class MagicBrush:
         return _caption(self.local, self.turns[i], "output")
 
     def files(self, i: int) -> tuple[EncodedImage, EncodedImage]:
-        folder = self.path / "images" / _origin(self.turns[i])
-        source, target = (folder / self.turns[i][name] for name in ("input", "output"))
+        source, target = (self._file(i, name) for name in ("input", "output"))
         return EncodedImage(str(source), read_file(source)), EncodedImage(str(target), read_file(target))
+
+    def header(self, i: int) -> tuple[Path, str]:
+        source = self._file(i, "input")
+        return source, str(source)
+
+    def _file(self, i: int, name: str) -> Path:
+        return self.path / "images" / _origin(self.turns[i]) / self.turns[i][name]
 
 
 def _caption(captions: dict, turn: dict, side: str) -> str | None:

@@ -16,7 +16,18 @@ from typing import Any
 from .. import picture_files
 from ..picture_files import is_picture_name
 from ..tables import ENDINGS, columns, place, read_rows
-from .common import ALSO_IMAGES, NAMES, EditsError, EditText, EncodedImage, find_field, read_file, size_of
+from .common import (
+    ALSO_IMAGES,
+    NAMES,
+    NO_COLUMNS,
+    Columns,
+    EditsError,
+    EditText,
+    EncodedImage,
+    find_field,
+    read_file,
+    size_of,
+)
 
 SHARED_NAMES = ("file", "file_name", "filename", "picture", "image", "name")
 """field names for a file name that both images have"""
@@ -55,6 +66,10 @@ class Table:
             raise EditsError(f"{text.name}: {error}") from None
         return source, target
 
+    def header(self, i: int) -> tuple[Path, str]:
+        text, (source, _) = self.row(i)
+        return source, f"{text.name}: {source}"
+
 
 def open_table(
     *,
@@ -62,12 +77,13 @@ def open_table(
     target: str | PathLike | None = None,
     table: str | PathLike | None = None,
     edit: str | None = None,
+    columns: Columns = NO_COLUMNS,
 ) -> Table:
     """The pairs in the rows of a table (`data.tables`), or all images of equal names in two folders.
 
     source, target: the folders that names are relative to; the table's own folder unless given. A row names both images
     (with any of NAMES), or has one name for both; an image may be named without its ending. It has an instruction and
-    perhaps captions (`input`, `output`). edit: the instruction of rows without one.
+    perhaps captions (`input`, `output`). edit: the instruction of rows without one. columns: other names of these.
     Raises EditsError if a folder or the table is missing or empty.
     """
     for name, folder in (("source", source), ("target", target)):
@@ -76,7 +92,9 @@ def open_table(
         if folder is None and table is None:
             raise EditsError(f"missing the folder of {name} images; or a table that names both images of each pair")
     if table is not None:
-        rows = _rows_of(Path(table), source, target, edit)
+        rows = _rows_of(Path(table), source, target, edit, columns)
+    elif columns.given:
+        raise EditsError("columns: expected a table, too; images of equal names have no columns")
     elif edit is None:
         raise EditsError("missing the instruction: one for all pairs, or a table with one for each")
     elif os.path.samefile(source, target):
@@ -107,13 +125,14 @@ def _equal_names(source: Path, target: Path, edit: str) -> Iterator[Row | EditsE
             yield error
 
 
-def _rows_of(table: Path, source, target, edit: str | None) -> list[Row | EditsError]:
+def _rows_of(table: Path, source, target, edit: str | None, named: Columns) -> list[Row | EditsError]:
     sides = [_Side("source", Path(source or table.parent)), _Side("target", Path(target or table.parent))]
     rows: list[Row | EditsError] = []
     for number, values in read_rows(table, lambda _, error: rows.append(error)):
         where = place(table, number)
-        given = {name: value for name, value in values.items() if value not in (None, "")}
         try:
+            renamed = named.rename(values, where) if named.given else values
+            given = {name: value for name, value in renamed.items() if value not in (None, "")}
             names, texts = _names_of(given, sides)
             if find_field(texts, NAMES["edit"]) is None and edit is not None:
                 texts["edit"] = edit
@@ -121,7 +140,7 @@ def _rows_of(table: Path, source, target, edit: str | None) -> list[Row | EditsE
         except _Missing as error:
             rows.append(EditsError(f"{where}: {error}; there are {columns(table, values)}"))
         except EditsError as error:
-            rows.append(EditsError(f"{where}: {error}"))
+            rows.append(error if str(error).startswith(where) else EditsError(f"{where}: {error}"))
     if rows and all(isinstance(row, EditsError) for row in rows):
         raise EditsError(f"{rows[0]}; all {len(rows):,} rows are broken" if len(rows) > 1 else str(rows[0]))
     return rows
@@ -217,7 +236,7 @@ def _row(where: str, sides: list[_Side], names: tuple[str, str], values: Mapping
     """The row, its texts checked."""
     paths = sides[0].folder / names[0], sides[1].folder / names[1]
     if paths[0] == paths[1]:
-        raise EditsError(f"source and target are one file, {paths[0]}")
+        raise _Missing(f"source and target are one file, {paths[0]}")
     fields = {role: find_field(values, NAMES[role]) for role in ("edit", "input", "output")}
     texts = {role: None if field is None else values[field] for role, field in fields.items()}
     for role, text in texts.items():

@@ -45,7 +45,6 @@ CLASSIFIER = ClassifierTraining(train=replace(TRAIN, steps=2000, learning_rate=2
 EDITOR = TinyDiffusionTraining(
     model=MODELS["tiny"],
     size=64,
-    resize=(64, 72),
     flip=0.0,  # captions say "on the left"
     preview_scales=(1.0, 1.25, 1.5),
     train=replace(TRAIN, steps=5400, warmup=500, ema=0.999, preview_every=1000),

@@ -50,6 +50,10 @@ def make_denoiser(
         if pipe.kind != "editor":
             raise ValueError("data: a text-to-image model is trained on the tiny world; edit pairs train an editor")
         return pairs_stage(c, pipe)
+    if c.buckets or not isinstance(c.size, int):
+        raise ValueError(
+            f"size = {c.size}, buckets = {c.buckets}: the tiny world's images are square; give --data PATH"
+        )
     text = "instruction" if pipe.kind == "editor" else "caption"
     cache = out / "latents.safetensors"
     edits = encode_edits(pipe.vae, cache, scenes=c.sources, per_scene=c.edits, size=c.size, seed=seed)
