@@ -15,7 +15,7 @@ USE = {
     "ray": ["ray"],
     "text": ["ftfy"],
 }
-ORACLES = ["diffusers", "transformers", "accelerate"]
+ORACLES = ["diffusers", "transformers", "accelerate", "peft"]
 EXTRAS = USE | {
     "test": [
         "pytest",

@@ -26,6 +26,8 @@ from .pipeline.graphs import compiling
 from .text.bpe import BPE
 from .text.pieces import Pieces
 
+LoRA = str | PathLike | tuple[str | PathLike, float] | Sequence[str | PathLike | tuple[str | PathLike, float]]
+"""a file, or (file, weight), or several of these"""
 Tokenizer = Callable[[list[str]], Tensor]
 HOLDS = {
     Config: ("an editor or text-to-image model", "minip2p.load"),
@@ -47,6 +49,8 @@ def load(
     tokenizer: Tokenizer | str | PathLike | None = None,
     text_cleaning: str | None = None,
     ema: bool = True,
+    lora: LoRA = (),
+    vae: str | PathLike | None = None,
     inference: bool = True,
     graphs: bool = True,
     compile: bool = False,
@@ -58,26 +62,36 @@ def load(
     PyTorch's own use of TF32 is switched off in this process. config: replaces the checkpoint's, or overrides that
     change it ("schedule.prediction=v"). tokenizer: replaces the checkpoint's; or its folder. text_cleaning: a word of
     `text.cleaning.CLEANINGS`, "ftfy" to repair texts as the authors' environment does; None is the checkpoint's own,
-    which is "none" unless it says otherwise. ema: use the averaged weights of a file that has both. inference=False
-    skips `prepare`: to train, or to convert; "auto" is then float32. graphs: on CUDA, replay the denoiser's calls as
-    CUDA graphs, bit for bit the same. compile: compile the denoiser at its first call, for many pictures; what that
-    costs is in the pipeline's notes.
+    which is "none" unless it says otherwise. ema: use the averaged weights of a file that has both. lora: LoRA files of
+    diffusers, PEFT or kohya, merged into the weights here. vae: a file or folder whose autoencoder replaces the
+    checkpoint's. inference=False skips `prepare`: to train, or to convert; "auto" is then float32. graphs: on CUDA,
+    replay the denoiser's calls as CUDA graphs, bit for bit the same. compile: compile the denoiser at its first call,
+    for many pictures; what that costs is in the pipeline's notes.
     Raises ValueError in one line that names the file or the option, FileNotFoundError if there is no checkpoint.
     """
     device, dtype = place(device, dtype if inference or dtype != "auto" else torch.float32)
     loaded = read(shipped("editor") if path is None else path, Config, config, ema)
+    if vae is not None:
+        checkpoints.replace_vae(loaded, vae, ema)
     c = loaded.config
     if absent := [part for part in (c.denoiser, "vae", "text") if part not in loaded.parts]:
         there = ", ".join(loaded.parts) or "nothing"
+        advice = "give an autoencoder too: vae=PATH (--vae PATH), e.g. that of the model that it was trained from"
+        if absent != ["vae"]:
+            advice = (
+                "put it into the folder of the model that it was trained from, in place of the same part, and give that"
+            )
         raise CheckpointError(
-            f"{loaded.path}: not a whole model: it has {there}, and lacks the {', '.join(absent)} weights; put it into "
-            "the folder of the model that it was trained from, in place of the same part, and give that"
+            f"{loaded.path}: not a whole model: it has {there}, and lacks the {', '.join(absent)} weights; {advice}"
         )
+    if files := lora_files(lora):
+        checkpoints.merge_lora(loaded, files, dtype)
     with checkpoints.on_meta():
         networks = {c.denoiser: build_denoiser(c), "vae": AutoencoderKL(c.vae), "text": TextEncoder(c.text)}
     for part, network in networks.items():
         tensors, names = loaded.parts.pop(part), loaded.names[part]
-        checkpoints.assign(network, tensors, device=device, dtype=dtype, source=loaded.path, names=names)
+        source = loaded.path if part != "vae" or vae is None else vae
+        checkpoints.assign(network, tensors, device=device, dtype=dtype, source=source, names=names)
         if inference:
             prepare(network)
             if not compile:  # which packs by itself
@@ -90,6 +104,13 @@ def load(
     notes = (*loaded.notes, *_other_schedule(loaded), *([compiling(device)] if compile else []))
     how = {"provenance": loaded.provenance, "notes": notes, "graphs": graphs and inference, "compile": compile}
     return Pipeline(*networks.values(), tokenizer, c, **how)
+
+
+def lora_files(lora: LoRA) -> list[tuple[Path, float]]:
+    """Each file with its weight, 1 where none is given."""
+    one = isinstance(lora, (str, PathLike)) or (len(lora) == 2 and isinstance(lora[1], (int, float)))
+    pairs = [each if isinstance(each, (tuple, list)) else (each, 1.0) for each in ([lora] if one else lora)]
+    return [(Path(file), weight) for file, weight in pairs]
 
 
 def _other_schedule(loaded: Loaded) -> Iterator[str]:

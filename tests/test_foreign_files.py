@@ -319,7 +319,7 @@ def test_a_network_narrower_than_32_groups(tmp_path):
 # Files and folders of other kinds
 
 
-LORA, WORDS = "LoRA weights, which change a checkpoint; merge", "a textual inversion, which adds words"
+LORA, WORDS = "LoRA weights, which change a checkpoint; give .*--lora", "a textual inversion, which adds words"
 OTHER_TENSORS = {
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": LORA,
     "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": LORA,
@@ -341,7 +341,7 @@ OTHER_TENSORS = {
     "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": "a Flux",
     "transformer_blocks.0.attn.add_k_proj.weight": "a diffusion transformer",
     "down_blocks.0.resnets.0.conv1.weight": "one network of a diffusers folder; give",
-    "encoder.down_blocks.0.resnets.0.conv1.weight": "one network of a diffusers folder; give",
+    "encoder.down_blocks.0.resnets.0.conv1.weight": "an autoencoder of diffusers, but it lacks encoder.conv_in.weight",
     "text_model.embeddings.token_embedding.weight": "a text encoder alone; give",
     "encoder.block.0.layer.0.SelfAttention.k.weight": "a T5 text encoder",
     "conv_first.weight": "ESRGAN",

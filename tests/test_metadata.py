@@ -27,6 +27,8 @@ SHARED = {
         "ema": True,
         "config": [],
         "dtype": "float32",
+        "vae": "vae.ckpt",
+        "lora": [{"path": "style.safetensors", "weight": 0.5}],
         "text_cleaning": None,
         "compile": False,
     },
@@ -277,9 +279,14 @@ def test_a_device_that_nobody_has_is_chosen_anew():
     )
     weights = {"ema": True, "config": (), "dtype": "float32", "fingerprint": "f"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(show, "Source", lambda **_: source)
+        patch.setattr(show, "Model", lambda **_: source)
         for device in ("cpu", "meta", "xla:0", "cuda:1"):
-            show._load(None, {"weights": weights, "made_with": {"device": device}}, "editor", None)
+            show._load(
+                {"path": None, "lora": [], "vae": None},
+                {"weights": weights, "made_with": {"device": device}},
+                "editor",
+                None,
+            )
     assert asked == ["cpu", "auto", "auto", "cuda:1"]
 
 

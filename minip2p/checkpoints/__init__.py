@@ -4,14 +4,30 @@ read(path) -> Loaded          our own file, an original single file, a diffusers
 on_meta()                     within, networks are built without weights
 assign(module, tensors, ...)  gives such a network its weights
 write(path, layout, config, parts, ...)
+replace_vae(loaded, path)     gives a checkpoint another file's autoencoder
+merge_lora(loaded, files)     merges LoRA files into a checkpoint's weights
 widen(tensors)                turns the four input channels of a text-to-image model into an editor's eight
 KINDS                         the kinds of our own files; a network from elsewhere adds its own
 """
 
 from .assign import assign, on_meta, widen
 from .files import CheckpointError
-from .load import read
+from .load import read, replace_vae
 from .loaded import KINDS, Loaded
+from .lora import merge_lora, write_lora
 from .save import LAYOUTS, write
 
-__all__ = ["KINDS", "LAYOUTS", "CheckpointError", "Loaded", "assign", "on_meta", "read", "widen", "write"]
+__all__ = [
+    "KINDS",
+    "LAYOUTS",
+    "CheckpointError",
+    "Loaded",
+    "assign",
+    "merge_lora",
+    "on_meta",
+    "read",
+    "replace_vae",
+    "widen",
+    "write",
+    "write_lora",
+]

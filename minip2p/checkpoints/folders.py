@@ -13,13 +13,13 @@ from ..config import Config, SamplingConfig, from_dict, to_dict
 from ..files import write_json
 from ..schema import Name, theirs
 from ..schema import foreign as foreign_file
-from . import configs, foreign
+from . import configs, foreign, infer
 from .clip import read_clip, special_ids, text_config, text_json, with_text_model
 from .dino import read_dino
 from .files import CheckpointError, Weights, open_weights, read_json, write_safetensors
 from .language import TYPES, read_language
 from .loaded import IGNORED, Header, Loaded, refuse_unknown
-from .tables import pipeline_links, same_attention
+from .tables import links, pipeline_links, same_attention, vae_rows
 
 FOLDERS = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
 PARTS = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae", "CLIPTextModel": "text"}
@@ -133,6 +133,25 @@ def _read_members(path: Path, members: dict[str, Path], ema: bool, config: Confi
             if config is None and rows > loaded.config.text.vocab_size:
                 loaded.config = replace(loaded.config, text=replace(loaded.config.text, vocab_size=rows))
         refuse_unknown(members[part], (name for name in tensors.keys() - used if not IGNORED.match(name)), [part])
+    return loaded
+
+
+def read_vae_file(path: Path, tensors: dict[str, Tensor], config: Config | None) -> Loaded:
+    """diffusers' autoencoder as a file by itself; its config.json is read where it lies beside, or guessed."""
+    tensors, beside = same_attention(tensors, column=2), path.with_name("config.json")
+    if config is None and beside.is_file() and read_json(beside).get("_class_name") == "AutoencoderKL":
+        config = Config(vae=configs.vae(beside))
+    try:
+        config = config or Config(vae=infer.vae(tensors, "encoder.down_blocks.{}.resnets.{}.conv1.weight"))
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: an autoencoder of diffusers, but it lacks {error.args[0]}") from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: vae.{error}, which its tensors do not fit; put its config.json beside"
+        ) from None
+    loaded = Loaded(path, "diffusers", config)
+    used = loaded.take("vae", tensors, links(vae_rows(config.vae), 2))
+    refuse_unknown(path, tensors.keys() - used, ["vae"])
     return loaded
 
 

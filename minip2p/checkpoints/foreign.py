@@ -5,10 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 ONE_NETWORK = "one network of a diffusers folder; give the folder with its model_index.json or config.json"
-LORA = (
-    "LoRA weights, which change a checkpoint; merge them into theirs (in diffusers: load_lora_weights, fuse_lora, "
-    "save_pretrained) and give that folder"
-)
+LORA = "LoRA weights, which change a checkpoint; give the checkpoint, and these with it: load(lora=...), --lora"
 NEW_WORDS = "a textual inversion, which adds words to a checkpoint; minip2p reads none: give the checkpoint alone"
 ADAPTER = "which steers a checkpoint; minip2p reads none: give the checkpoint alone"
 OTHER = "expected Stable Diffusion 1 or 2"

@@ -43,15 +43,15 @@ def unet(tensors: Tensors) -> UNetConfig:
     )
 
 
-def vae(tensors: Tensors) -> VAEConfig:
-    """From CompVis's names."""
-    levels = count(tensors, "encoder.down.{}.block.0.conv1.weight")
-    widths = tuple(tensors[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels))
+def vae(tensors: Tensors, block: str = "encoder.down.{}.block.{}.conv1.weight") -> VAEConfig:
+    """From CompVis's names; from diffusers' with their name of `block`, a level's convolution."""
+    levels = count(tensors, block.format("{}", 0))
+    widths = tuple(tensors[block.format(i, 0)].shape[0] for i in range(levels))
     return VAEConfig(
         in_channels=tensors["encoder.conv_in.weight"].shape[1],
         latent_channels=tensors["post_quant_conv.weight"].shape[0],
         widths=widths,
-        blocks=count(tensors, "encoder.down.0.block.{}.conv1.weight"),
+        blocks=count(tensors, block.format(0, "{}")),
         norm_groups=math.gcd(32, *widths),
     )
 

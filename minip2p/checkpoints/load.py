@@ -1,6 +1,7 @@
 """Recognising a checkpoint's layout, and reading single files. Folders are in `folders`."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from .clip import CLIP_WORDS, read_clip, sd2_text_of, text_of, with_text_model
 from .described import Words, alphas_cumprod, words_of_file
 from .dino import is_dino, read_dino
 from .files import CheckpointError, Weights, open_weights
-from .folders import read_folder
+from .folders import read_folder, read_vae_file
 from .loaded import FORMER, KINDS, Header, Loaded, join, refuse_unknown
 from .tables import COMPVIS, DIFFUSION, FIRST_STAGE, OPENCLIP, Link, ema_name, pipeline_links, same_attention
 
@@ -55,6 +56,8 @@ def _read(path: Path, ema: bool, config: Any) -> Loaded:
         return read_clip(path, weights.tensors, config)
     if is_dino(set(names)):
         return read_dino(path, weights.tensors, config)
+    if any(name.startswith("encoder.down_blocks.") for name in names):
+        return read_vae_file(path, weights.tensors, config)
     if what := foreign.of_tensors(names, [tuple(t.shape) for t in weights.tensors.values()]):
         raise CheckpointError(f"{path}: {what}")
     if any(name.startswith((DIFFUSION, FIRST_STAGE, "cond_stage_model.", "encoder.down.")) for name in names):
@@ -63,6 +66,32 @@ def _read(path: Path, ema: bool, config: Any) -> Loaded:
     raise CheckpointError(
         f"{path}: {len(names)} tensors of an unknown layout{few}; expected a Stable Diffusion checkpoint"
     )
+
+
+def replace_vae(loaded: Loaded, path: str | Path, ema: bool = True) -> None:
+    """Give a checkpoint another file's autoencoder, in place of its own if it has one; its provenance says so.
+
+    The file: an autoencoder alone or a whole checkpoint, in any layout. Raises CheckpointError for a file without one,
+    and for one with other latents than those that the denoiser was trained on.
+    """
+    other = read(path, ema=ema)
+    if "vae" not in other.parts:
+        raise CheckpointError(f"{path}: has no autoencoder, but {', '.join(other.parts)}; expected a file with one")
+    c, vae = loaded.config, other.config.vae
+    for name, found, wanted in (
+        ("channels in its latents", vae.latent_channels, c.denoiser_config.out_channels),
+        ("as the latents' scaling factor", vae.scaling_factor, c.vae.scaling_factor),
+        ("pixels for each side of a latent", vae.factor, c.vae.factor),
+    ):
+        if not math.isclose(found, wanted, rel_tol=1e-3):
+            raise CheckpointError(
+                f"{path}: its autoencoder has {found:g} {name}, the denoiser of {loaded.path} wants {wanted:g}: it was "
+                "trained with another"
+            )
+    loaded.config = replace(c, vae=vae)
+    loaded.parts["vae"], loaded.names["vae"] = other.parts["vae"], other.names["vae"]
+    loaded.provenance["vae"] = {"file": other.path.name}
+    loaded.notes += other.notes
 
 
 def _read_ours(path: Path, weights: Weights, ema: bool, config: Any) -> Loaded:

@@ -7,13 +7,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, UseAppendAction, arg
 
 from .printing import note as print_note
 from .printing import plain
@@ -27,6 +27,7 @@ T = TypeVar("T")
 SMALL = 100e6
 """parameters, below which networks run on one CPU thread"""
 OWN = "(default: the model's own)"
+WEIGHT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 NUMBER = re.compile(r"Error parsing (--\S+):.*'([^']*)'")  # tyro's message; the value is quoted last
 
 
@@ -88,13 +89,30 @@ class Source:
     config: Annotated[tuple[str, ...], optional("NAME=VALUE ...")] = ()
     """changes to the checkpoint's config, e.g. schedule.prediction=v"""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Source):
+    """The weights, and what changes them when they are loaded."""
+
+    lora: Annotated[UseAppendAction[tuple[str, ...]], optional("FILE[:WEIGHT]")] = ()
+    """a LoRA file of diffusers, PEFT or kohya, merged into the weights, e.g. style.safetensors:0.8; may be repeated"""
+    vae: Annotated[str | None, optional("PATH", "(default: the checkpoint's own)")] = None
+    """an autoencoder in place of the checkpoint's: a file, or a diffusers folder"""
+
+    def require_unchanged(self) -> None:
+        """Raise ValueError for an option that changes a pipeline, where the weights are a language model's."""
+        for name in ("config", "lora", "vae"):
+            if getattr(self, name):
+                raise ValueError(f"--{name}: a language model is loaded as it is; leave it out")
+
     def load(self, default: str = "editor", threads: int | None = None, **how: Any) -> "Pipeline":
         """The pipeline of the weights, or the shipped `default`; `how`: options of `minip2p.load`. Prints its notes."""
         import_torch()
         import minip2p
 
         weights = minip2p.shipped(default) if self.weights is None else self.weights
-        pipe = minip2p.load(weights, ema=self.ema, config=self.config or None, **how)
+        own = {"ema": self.ema, "config": self.config or None, "lora": loras(self.lora), "vae": self.vae}
+        pipe = minip2p.load(weights, **own | how)
         limit_threads(*pipe.parts.values(), threads=threads)
         for note in pipe.notes:
             print_note(note)
@@ -102,7 +120,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading(Source):
+class Loading(Model):
     """The weights, and how they are loaded."""
 
     device: Device = "auto"
@@ -117,6 +135,17 @@ class Loading(Source):
     def load(self, default: str = "editor", threads: int | None = None, **how: Any) -> "Pipeline":
         own = {name: getattr(self, name) for name in ("device", "dtype", "graphs", "compile", "text_cleaning")}
         return super().load(default, threads, **own | how)
+
+
+def loras(words: Sequence[str]) -> list[tuple[str, float]]:
+    """("a.safetensors:0.8", "b") -> [("a.safetensors", 0.8), ("b", 1.0)]; what exists is a path, whatever colons it
+    has, and a weight is a number after the last one."""
+    found = []
+    for word in words:
+        file, colon, weight = word.rpartition(":")
+        split = colon and file and WEIGHT.fullmatch(weight) and not os.path.exists(word)
+        found.append((file, float(weight)) if split else (word, 1.0))
+    return found
 
 
 def import_torch() -> None:

@@ -9,13 +9,13 @@ from tyro.conf import FlagCreatePairsOff, arg
 import minip2p
 
 from . import files
-from .arguments import Source
+from .arguments import Model
 from .printing import say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write a checkpoint in another layout, or another precision."""
+    """Write a checkpoint in another layout, in another precision, or with LoRA files merged into it."""
 
     output: Annotated[str, arg(metavar="PATH")]
     """a .safetensors file; a folder for the layouts diffusers and transformers"""
@@ -29,7 +29,7 @@ class Options:
     .safetensors grows by the size of the UNet, a .ckpt does not"""
     widen: FlagCreatePairsOff[bool] = False
     """add inputs for an image to a text-to-image model, with weights of zero, to train it as an editor"""
-    source: Source = field(default_factory=Source)
+    source: Model = field(default_factory=Model)
 
 
 def run(options: Options) -> None:
@@ -50,15 +50,14 @@ def run(options: Options) -> None:
     say(f"{output}: written in the layout {options.layout}")
 
 
-def read(source: Source) -> "minip2p.Pipeline | minip2p.LanguageModel":
+def read(source: Model) -> "minip2p.Pipeline | minip2p.LanguageModel":
     """The model that the weights hold."""
     from .. import checkpoints
     from ..config import LlamaConfig
 
     if source.weights is None or not isinstance(checkpoints.read(source.weights, ema=source.ema).config, LlamaConfig):
         return source.load(dtype=None, inference=False)
-    if source.config:
-        raise ValueError("--config: a language model's config cannot be changed")
+    source.require_unchanged()
     return minip2p.load_language_model(source.weights, dtype=None)
 
 

@@ -64,6 +64,7 @@ class Options:
     settings: Settings = Settings()
     engine: EngineOptions = field(default_factory=EngineOptions)
     loading: Loading = field(default_factory=Loading)
+    """The weights of the editor. --lora and --vae are for it, not for --text2image."""
 
 
 def run(options: Options) -> None:
@@ -140,7 +141,10 @@ def load_models(
 
     device, pipe = place(local_device(options.loading.device), "float32")[0], None
     if curve.method != "results":
-        pipe = replace(options.loading, weights=curve.source, device=str(device)).load(threads=options.settings.threads)
+        loading = replace(options.loading, weights=curve.source, device=str(device))
+        if curve.method == "sdedit":  # what is merged belongs to the editor
+            loading = replace(loading, lora=(), vae=None)
+        pipe = loading.load(threads=options.settings.threads)
     clip = load_clip(options.clip, device=device)
     limit_threads(clip, *(pipe.parts.values() if pipe else ()), threads=options.settings.threads)
     return pipe, clip, load_dino(options.dino, device=device) if options.dino else None

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from ..files import parse_json
 from . import files
+from .arguments import loras
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -29,6 +30,8 @@ FORMATS = {
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
 }
 KEY = "minip2p"  # of a PNG's text; in other formats the start of EXIF's ImageDescription
+PLACES = "path", "lora", "vae"
+"""of the input and the weights: where they are; their hash and fingerprint say what they are"""
 LONGEST, DEEPEST = 200_000, 50
 """letters of metadata, and its levels"""
 
@@ -47,6 +50,11 @@ def origin(pipe: "Pipeline", loading: "Loading", output: Path, **images: str | P
         "config": list(loading.config),
         "dtype": loading.dtype if loading.dtype == "tf32" else str(pipe.dtype).removeprefix("torch."),
     }
+    if loading.vae is not None:
+        values["weights"]["vae"] = files.relative(loading.vae, output)
+    if loading.lora:
+        merged = loras(loading.lora)
+        values["weights"]["lora"] = [{"path": files.relative(file, output), "weight": w} for file, w in merged]
     if loading.compile:  # its kernels round otherwise
         values["weights"]["compile"] = True
     if loading.text_cleaning is not None:  # earlier versions did not record it
@@ -71,7 +79,7 @@ def equal(one: dict, other: dict) -> bool:
 
 def _pixels(metadata: dict) -> dict:
     return {
-        name: {k: v for k, v in value.items() if k != "path"} if isinstance(value, dict) else value
+        name: {k: v for k, v in value.items() if k not in PLACES} if isinstance(value, dict) else value
         for name, value in metadata.items()
         if name != "made_with"
     }

@@ -25,14 +25,24 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoRAFile:
+    """A LoRA file that was merged into the weights, times its weight."""
+
+    path: Text
+    weight: Weight
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights, and how they were loaded. No path is the shipped model."""
+    """The weights, and how they were loaded. No path is the shipped model; its fingerprint is that after merging."""
 
     path: Text | None
     fingerprint: Name
     ema: bool
     config: Texts
     dtype: Literal["float32", "tf32", "bfloat16", "float16"]
+    vae: Text | None = None
+    lora: Annotated[tuple[LoRAFile, ...], Field(max_length=100)] = ()
     text_cleaning: Name | None = None
     compile: bool = False
 

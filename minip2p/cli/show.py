@@ -5,14 +5,14 @@ import json
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image, ImageChops
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from ..data.picture_files import decode
 from . import files, metadata
-from .arguments import Source, Threads, optional, steps_bar
+from .arguments import Model, Threads, optional, steps_bar
 from .printing import say
 from .recorded import checked
 
@@ -40,6 +40,10 @@ class Options:
     """where the mask is now"""
     weights: Annotated[str | None, optional("PATH", "(default: as recorded)")] = None
     """where the weights are now"""
+    lora: Annotated[UseAppendAction[tuple[str, ...]], optional("FILE", "(default: as recorded)")] = ()
+    """where a LoRA file is now; repeat it for several, in their order"""
+    vae: Annotated[str | None, optional("PATH", "(default: as recorded)")] = None
+    """where the autoencoder is now"""
     threads: Threads = None
     overwrite: FlagCreatePairsOff[bool] = False
     """replace an output file that minip2p did not make"""
@@ -58,14 +62,18 @@ def run(options: Options) -> int:
         raise ValueError(f"output {output} is the image itself; choose another place")
     metadata.check_outputs(output, overwrite=options.overwrite)
     images = {name: _find(name, getattr(options, name), m[name], picture) for name in ("input", "mask") if m.get(name)}
-    weights = options.weights or (m["weights"]["path"] and str(_beneath(picture, m["weights"]["path"], "weights")))
-    pipe = _load(weights, m, "editor" if m["verb"] == "edit" else "text2image", options.threads)
+    there = _places(options, m["weights"], picture)
+    pipe = _load(there, m, "editor" if m["verb"] == "edit" else "text2image", options.threads)
     with steps_bar(output.name) as on_step:
         verb, masks = import_module(f".{m['verb']}", __package__), {"mask": images["mask"]} if "mask" in images else {}
         image = verb.make(pipe, images.get("input"), m, on_step, **masks)
     now = recorded | {"made_with": metadata.versions(pipe)}
     now |= {name: m[name] | {"path": files.relative(path, output)} for name, path in images.items()}
-    now["weights"] = recorded["weights"] | {"path": weights and files.relative(weights, output)}
+    now["weights"] = recorded["weights"] | {"path": there["path"] and files.relative(there["path"], output)}
+    if there["vae"]:
+        now["weights"]["vae"] = files.relative(there["vae"], output)
+    if there["lora"]:
+        now["weights"]["lora"] = [{"path": files.relative(path, output), "weight": w} for path, w in there["lora"]]
     files.write_file(output, metadata.encode(image, output, now))
     return _compare(image, picture, m, now, output)
 
@@ -87,17 +95,31 @@ def _find(name: str, given: str | None, recorded: dict, picture: Path) -> Path:
     return path
 
 
-def _load(path: str | None, m: dict, default: str, threads: int | None) -> "Pipeline":
+def _places(options: Options, recorded: dict, picture: Path) -> dict[str, Any]:
+    """Where the weights are, the autoencoder, and the LoRA files with their weights: as given, else as recorded."""
+    weights = options.weights or (recorded["path"] and str(_beneath(picture, recorded["path"], "weights")))
+    vae = options.vae or (recorded.get("vae") and str(_beneath(picture, recorded["vae"], "vae")))
+    loras = recorded.get("lora") or ()
+    if options.lora and len(options.lora) != len(loras):
+        raise ValueError(f"--lora: {len(options.lora)} files are given; {len(loras)} were merged: expected all of them")
+    at = options.lora or [str(_beneath(picture, each["path"], "lora")) for each in loras]
+    return {"path": weights, "vae": vae, "lora": [(path, w["weight"]) for path, w in zip(at, loras, strict=True)]}
+
+
+def _load(there: dict[str, Any], m: dict, default: str, threads: int | None) -> "Pipeline":
     recorded, device = m["weights"], m["made_with"].get("device", "auto")
     device = device if device.split(":")[0] in ("cpu", "cuda", "mps") else "auto"
-    source = Source(weights=path, ema=recorded["ema"], config=recorded["config"])
+    source = Model(weights=there["path"], ema=recorded["ema"], config=recorded["config"])
     how = {"dtype": recorded["dtype"], "text_cleaning": recorded.get("text_cleaning")}
+    how |= {"lora": there["lora"], "vae": there["vae"]}
     how["compile"] = recorded.get("compile", False)
     pipe = source.load(default, threads, device=device, **how)
     if pipe.fingerprint != recorded["fingerprint"]:
         raise ValueError(
-            f"weights {path or '(the shipped ones)'} have changed since: their fingerprint is {pipe.fingerprint}, "
-            f"recorded was {recorded['fingerprint']}; give the old ones by --weights"
+            f"weights {there['path'] or '(the shipped ones)'} have changed since: their fingerprint is "
+            f"{pipe.fingerprint}, recorded was {recorded['fingerprint']}; give the old ones by --weights"
+            + ", --lora" * bool(there["lora"])
+            + ", --vae" * bool(there["vae"])
         )
     return pipe
 

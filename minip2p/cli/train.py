@@ -46,7 +46,8 @@ class Options:
     skip_broken: bool = False
     """editor: use the next pair in place of one that cannot be read; the log names all of them"""
     lora_rank: Annotated[int | None, optional("R", "(default: the preset's; 0 trains all weights)")] = None
-    """editor, instructions: train a LoRA of this rank, merged in when weights are written"""
+    """editor, instructions: train a LoRA of this rank, merged in when weights are written; an editor's is also written
+    by itself, OUT/lora.safetensors in diffusers' layout"""
     steps: Annotated[int | None, optional("N", "(default: the preset's)")] = None
     """total number of steps"""
     batch_size: Annotated[int | None, optional("B", "(default: the preset's)")] = None

@@ -60,3 +60,10 @@ def merged(network: nn.Module) -> dict[str, Tensor]:
         if layer.base.bias is not None:
             tensors[f"{name}.bias"] = layer.base.bias
     return tensors
+
+
+@torch.no_grad()
+def halves(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name of a layer with LoRA -> its down (rank, in) and its up (out, rank), alpha / rank included in the latter."""
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, LoRA)}
+    return {name: (layer.down.detach(), layer.scale * layer.up) for name, layer in layers.items()}

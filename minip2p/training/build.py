@@ -193,5 +193,6 @@ def check_fit(model: Config, vae: VAEConfig, text: TextConfig, files: Sequence[P
     ):
         if found != wanted:
             raise ValueError(
-                f"the {what} {found}, the denoiser wants {wanted}: give --init-from a whole model ({names})"
+                f"the {what} {found}, the denoiser wants {wanted}: give --init-from a whole model, or one more file "
+                f"with such a part ({names})"
             )

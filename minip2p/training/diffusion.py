@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import write_lora
+from ..config import to_dict
 from ..data.sizes import sides
 from ..diffusion import Schedule
 from ..diffusion.loss import problem, squared_error
-from ..nn.lora import add_lora
+from ..nn.lora import add_lora, halves
 from ..pipeline import Pipeline, fingerprint
 from ..pipeline.fingerprint import tokenizer_fingerprint
 from . import rng
@@ -260,7 +262,12 @@ class DiffusionStage:
 
     def export(self, module: nn.ModuleDict, path: Path, done: dict[str, int] | None = None) -> None:
         pipe = self.pipeline(module)
-        write_parts(path, pipe.config, pipe.parts, pipe.tokenizer, self.config, (done or {}) | {"data": self.origin})
+        done = (done or {}) | {"data": self.origin}
+        write_parts(path, pipe.config, pipe.parts, pipe.tokenizer, self.config, done)
+        if self.config.lora_rank:  # by itself, too
+            whole = [*self.config.lora_also, *(["the text encoder"] if self.config.train_text else [])]
+            about = {"training": to_dict(self.config), "done": done}
+            write_lora(path.with_name("lora.safetensors"), pipe.config, halves(pipe.unet), whole, about)
 
     def preview(self, module: nn.ModuleDict, path: Path) -> dict[str, float]:
         figures = {"held_out_loss": self.held_out_loss(module)} if self.held_out else {}

@@ -33,7 +33,11 @@ def check_folder(out: Path, resume: bool) -> None:
         raise ValueError(f"{out}: no state to resume from; to start from weights alone, use --init-from")
     if not resume and saved(out):
         raise ValueError(f"{out} holds a run already; --resume {out} continues it, another --out starts another")
-    found = [out / name for name in ("config.json", "log.jsonl", "model.safetensors") if (out / name).exists()]
+    found = [
+        out / name
+        for name in ("config.json", "log.jsonl", "model.safetensors", "lora.safetensors")
+        if (out / name).exists()
+    ]
     if not resume and found and not _is_run(out / "config.json"):  # else it was killed before its first state
         raise ValueError(f"{found[0]} is of no run of minip2p, and would be written over; choose another --out")
 

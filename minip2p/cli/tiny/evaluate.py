@@ -76,8 +76,7 @@ def _evaluate_instructions(options: Options, show: Show) -> str:
     from ...loading import load_language_model
     from ...tinyworld.evaluation.instructions import evaluate_instructions, table
 
-    if options.config:
-        raise ValueError("--config: a language model's config cannot be changed; leave it out")
+    options.require_unchanged()
     language_model = load_language_model(options.weights, device=options.device, dtype=options.dtype)
     limit_threads(*language_model.parts.values(), threads=options.threads)
     how = {"seed": options.seed, "temperature": options.temperature} | _given(n=options.number)
