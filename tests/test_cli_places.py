@@ -181,6 +181,7 @@ OUTPUTS = {
     "tiny make-data": ("--output out", "out/report.md", None),
     "tiny make-data ": ("--output out", "out/captions.txt", None),
     "tiny rebuild": ("--output out", "out/editor.safetensors", None),
+    "tiny reproduce": ("--output out", "out/report.md", None),
 }
 """verb -> its output option, a foreign file that it would write over, and the option that allows it"""
 NEEDS = {

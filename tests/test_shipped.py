@@ -102,8 +102,9 @@ def test_far_fewer_pixels_change_with_the_same_noise(text2image):
     """With and without shared attention; and targets are correct about as often."""
     how = {"shares": (0.0, 0.5), "steps": 8, "batch_size": 12}
     free, shared, other, drawn = evaluate_pairs(text2image, load_classifier(), 12, **how)
-    assert drawn.changed < max(free.changed, shared.changed) < 0.7 * other.changed
-    assert shared.target >= 0.7 * free.target >= 0.2
+    changed = [each.changed.mean() for each in (free, shared, other, drawn)]
+    assert changed[3] < max(changed[:2]) < 0.7 * changed[2]
+    assert shared.target.mean() >= 0.7 * free.target.mean() >= 0.2
 
 
 @pytest.mark.slow

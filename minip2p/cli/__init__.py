@@ -26,6 +26,7 @@ VERBS = {
     "filter": "select the pairs to train on by their CLIP scores",
     "import": "make a training set from your own images, or from a set in another layout",
     "evaluate": "measure an editor on a set of pairs, as the paper's Figure 8 or MagicBrush does",
+    "ablate": "train variants of a model and say which are better; the paper's Figure 10",
     "check": "report what a set of edit pairs holds",
     "precompute": "encode a set of edit pairs once, for faster training",
     "train": "train a model",
@@ -36,6 +37,7 @@ TINY_VERBS = {
     "evaluate": "measure models where the right answer is known",
     "make-data": "make a training set from captions, with a report",
     "rebuild": "train the shipped weights from scratch",
+    "reproduce": "the paper's figures and tables as one report",
 }
 FILES = {"import": "import_pairs"}
 """verbs that are not the name of their file"""
@@ -46,6 +48,7 @@ LESS_MEMORY = {
     "pairs": "a smaller --size, --dtype bfloat16",
     "instructions": "a smaller --batch-size, --dtype bfloat16",
     "precompute": "a smaller --batch-size",
+    "ablate": "a smaller --batch-size",
     "evaluate": "a smaller --batch or --resolution, --dtype bfloat16",
     "train": "a smaller --batch-size; for an editor --set train.micro_batch=1 train.checkpointing=True "
     "train.ema_on_cpu=True, or --lora-rank 16",

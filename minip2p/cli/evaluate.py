@@ -1,7 +1,6 @@
 """`minip2p evaluate`: an editor on a set of pairs, in CLIP's similarities or MagicBrush's metrics."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from ..evaluation.curves import IMAGE_SCALES, Curve, Settings
+from ..evaluation.curves import IMAGE_SCALES, NAME, Curve, Settings
 from . import files
 from .arguments import Loading, limit_threads, optional
 from .printing import note, say
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from ..models.clip import CLIP
     from ..models.dino import DINO
     from ..pipeline import Pipeline
-
-NAME = re.compile(r"[A-Za-z0-9][\w.@-]{0,60}")
-"""of a curve: a folder on any system"""
 
 SUMMARY = "samples.jsonl", "summary.json", "summary.md", "figure.png", "figure.svg"
 """what is written when all samples are there"""

@@ -1,19 +1,15 @@
 """Files of the command line: hashes, writing, and paths that are stored in an image."""
 
 import hashlib
-import io
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..data.encode import png as png
+from ..data.encode import svg as svg
 from ..files import remove_unfinished
 from ..files import write_file as write_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL import Image
 
 LEAST = 2**20
 """bytes that must be free on the disk"""
@@ -61,26 +57,6 @@ def _check_writable(path: Path) -> None:
         raise ValueError(f"output {path} cannot be written: {(error.strerror or str(error)).lower()}") from None
     if shutil.disk_usage(folder).free < LEAST:
         raise ValueError(f"output {path} cannot be written: the disk is full")
-
-
-def png(picture: "Image.Image | Figure") -> bytes:
-    """An image, or a matplotlib figure, as a PNG file."""
-    data = io.BytesIO()
-    if hasattr(picture, "savefig"):
-        picture.savefig(data, format="png", dpi=110)
-    else:
-        picture.save(data, "PNG")
-    return data.getvalue()
-
-
-def svg(figure: "Figure") -> bytes:
-    """A matplotlib figure as an SVG file, always of the same bytes."""
-    import matplotlib
-
-    data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "minip2p"}):
-        figure.savefig(data, format="svg", metadata={"Date": None})
-    return data.getvalue()
 
 
 def relative(path: str | Path, picture: Path) -> str:

@@ -15,6 +15,7 @@ from .layouts.huggingface import PARTS, HuggingFaceTable, is_saved_folder, load_
 from .layouts.magicbrush import MagicBrush
 from .layouts.table import open_table, table_in
 from .layouts.webdataset import Tars
+from .pair_files import all_samples
 from .pairs import EditPair, Edits, Layout
 from .tables import ENDINGS
 
@@ -73,16 +74,24 @@ NAMED = ("webdataset", "huggingface", "table")
 
 
 def open_edits(
-    path: str | PathLike, *, layout: str | None = None, part: str | None = None, columns: Columns = NO_COLUMNS
+    path: str | PathLike,
+    *,
+    layout: str | None = None,
+    part: str | None = None,
+    columns: Columns = NO_COLUMNS,
+    filtered: bool = True,
 ) -> Edits:
     """The pairs in a folder or file, or in a set on Hugging Face's hub (OWNER/NAME).
 
     layout: a word of LAYOUTS; recognised unless given. part: of a set in several parts, e.g. "dev"; "train" unless
-    given. columns: what its columns are called, where that is none of the known names. Raises EditsError for a missing,
-    unknown or empty set, for columns that it does not have, and for a broken list or tar; a broken pair is an error
-    only when it is read.
+    given. columns: what its columns are called, where that is none of the known names. filtered: False takes all
+    samples of a folder of made pairs, whatever its seeds.json lists (`pair_files.all_samples`). Raises EditsError for a
+    missing, unknown or empty set, for columns that it does not have, and for a broken list or tar; a broken pair is an
+    error only when it is read.
     """
     path = str(path)
+    if not filtered:
+        return Edits(Folder(Path(path), all_samples(path)), path)
     layout = layout or _recognise(Path(path))
     if layout not in LAYOUTS:
         raise EditsError(f"unknown layout {layout!r}; there are {', '.join(LAYOUTS)}")

@@ -86,6 +86,28 @@ def read_scores(folder: str | Path) -> Iterator[tuple[str, dict, list[dict]]]:
         yield name, *read_unit(folder, name)
 
 
+def all_samples(folder: str | Path) -> list[tuple[str, list[str]]]:
+    """(unit, seeds) of every sample, whatever the CLIP filter keeps.
+
+    Raises ValueError where no scores say which samples there were, and where some have no images since pairs were
+    refused while they were made.
+    """
+    found, missing = [], 0
+    for name, _, scores in read_scores(folder):
+        if not (Path(folder) / name / "scores.jsonl").exists():
+            raise ValueError(f"{folder}: its filter cannot be undone: unit {name} has no scores.jsonl of all samples")
+        found.append((name, [str(row["seed"]) for row in scores if row["candidate"]]))
+        missing += sum(not row["candidate"] for row in scores)
+    if not found:
+        raise ValueError(f"{folder}: its filter cannot be undone: no unit that minip2p pairs made is in it")
+    if missing:
+        raise ValueError(
+            f"{folder}: its filter cannot be undone: {missing} samples have no images; make the pairs with --image -1 "
+            "--caption -1 --direction -1 and --most as high as --samples, then run minip2p filter"
+        )
+    return found
+
+
 def read_image(folder: str | Path, name: str, seed: int, edited: bool = False) -> bytes:
     """The file of a candidate's source or edited image. Raises ValueError if there is none."""
     for ending in ("jpg", "png"):

@@ -6,6 +6,7 @@
 Items and seeds are the same for all curves of one set and one seed, so differences between curves are paired.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -30,6 +31,8 @@ IMAGE_SCALES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
 """the authors', at which the paper's Figure 8 has points"""
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """of SDEdit, the paper's baseline"""
+NAME = re.compile(r"[A-Za-z0-9][\w.@-]{0,60}")
+"""of a curve or a variant: a folder on any system"""
 METHODS = {"editor": "image scale", "sdedit": "strength", "results": ""}
 """how the pictures of a curve are made -> what varies along it"""
 

@@ -32,7 +32,9 @@ METRICS = {
         "caption_0": "source and caption",
         "caption_1": "result and caption",
     }.items()
-} | {"l1": "L1", "l2": "L2", "clip_i": "CLIP-I", "dino": "DINO", "clip_t": "CLIP-T"}
+}
+METRICS |= {"l1": "L1", "l2": "L2", "clip_i": "CLIP-I", "dino": "DINO", "clip_t": "CLIP-T"}
+METRICS |= {"correct": "correct", "psnr": "PSNR in dB"}
 """key in a sample -> what the table calls it"""
 ABOUT = (
     *("model", "clip_model", "dino_model", "pixels", "filter", "protocol", "split"),
@@ -105,19 +107,22 @@ def summarize(points: Sequence[Point], against: dict[str, Sequence[Point]] | Non
 
 
 def estimate(values: np.ndarray) -> dict[str, float]:
-    """The mean of (n,) values and its percentile bootstrap interval (Efron & Tibshirani 1993).
+    """The mean of (n,) values, or of (seeds, n), and its percentile bootstrap interval (Efron & Tibshirani 1993).
 
+    Seeds and items are resampled independently of each other (Owen 2007): the interval says what other seeds and other
+    items might give. Of one seed it is about items alone; few seeds are known to give intervals that are too narrow.
     Equal numbers of items are resampled alike, so what is paired stays paired.
     """
-    means = _weights(len(values)) @ values
+    items = resamples(values.shape[-1])
+    means = items @ values if values.ndim == 1 else (items * (resamples(len(values), 1) @ values)).sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 @cache
-def _weights(n: int) -> np.ndarray:
-    """How often each of n items is in each resample, over n: (RESAMPLES, n)."""
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+def resamples(n: int, stream: int = 0) -> np.ndarray:
+    """How often each of n items is in each resample, over n: (RESAMPLES, n). stream: of random numbers."""
+    counts = np.random.default_rng(stream).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     return counts.astype(np.float32) / n
 
 
@@ -131,21 +136,22 @@ def table(rows: Sequence[dict[str, Any]], about: Sequence[str] = ABOUT) -> str:
     heads = ["curve", "at", "n", *(METRICS[name] for name in metrics), *(name.replace("_", " ") for name in about)]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        numbers = [_shown(row.get(name)) for name in metrics]
+        numbers = [shown(row.get(name)) for name in metrics]
         lines.append([row["curve"], _place(row), f"{row['n']}", *numbers, *(str(row.get(name, "")) for name in about)])
-    text = [_line(line) for line in lines]
+    text = [line_of(line) for line in lines]
     pairs = [(row, name, each) for row in rows for name, each in row.get("differences", {}).items()]
     if pairs:
         heads = ["curve", "at", "minus", "n", *(METRICS[name] for name in metrics)]
-        text += ["", "Paired differences:", "", _line(heads), _line(["---"] * len(heads))]
+        text += ["", "Paired differences:", "", line_of(heads), line_of(["---"] * len(heads))]
         for row, name, each in pairs:
-            numbers = [_shown(each.get(metric), "+") for metric in metrics]
-            text.append(_line([row["curve"], _place(row), name, f"{row['n']}", *numbers]))
+            numbers = [shown(each.get(metric), "+") for metric in metrics]
+            text.append(line_of([row["curve"], _place(row), name, f"{row['n']}", *numbers]))
     interval = f"In brackets: {LEVEL:.0%} intervals, by {RESAMPLES} bootstrap resamples of the items."
     return "\n".join([*text, "", interval])
 
 
-def _line(cells: Sequence[str]) -> str:
+def line_of(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
@@ -155,7 +161,8 @@ def _place(row: dict[str, Any]) -> str:
     return ", ".join(filter(None, (scale, f"{turns} turn" if turns else "")))
 
 
-def _shown(value: dict[str, float] | None, sign: str = "") -> str:
+def shown(value: dict[str, float] | None, sign: str = "") -> str:
+    """An estimate as "mean [low, high]"; sign: "+" shows both signs."""
     return "" if value is None else f"{value['mean']:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
 
 
@@ -164,11 +171,7 @@ def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
 
     Up: more of the picture is kept; to the right: the edit follows the text more. Raises ValueError without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("the figure needs matplotlib, which is missing: pip install 'minip2p[plot]'") from None
-    drawn = Figure(figsize=(7.5, 5), layout="constrained")
+    drawn = new_figure(7.5, 5)
     axes = drawn.subplots()
     for i, name in enumerate(dict.fromkeys(row["curve"] for row in rows)):
         points = [row for row in rows if row["curve"] == name]
@@ -189,6 +192,15 @@ def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     axes.grid(alpha=0.3)
     axes.legend()
     return drawn
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of this size in inches. Raises ValueError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("the figure needs matplotlib, which is missing: pip install 'minip2p[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _title(row: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from ..data.captions import distinct
 from ..data.pair_files import read_image, read_scores
 from ..data.picture_files import decode
 from ..datagen import clip_filter, instruction_files, instructions, pairs
+from ..engines import Run
 from ..evaluation.metrics import Thresholds
 from ..files import write_file
 from ..models.clip import CLIP
@@ -143,23 +144,16 @@ def make(recipe: Recipe, out: Path, models: Models) -> Report:
     there = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
     if there and not {"prompts.run.json", "prompts.jsonl.parts"} & set(there):
         raise ValueError(f"output {out} holds other files, such as {there[0]}; choose a new folder")
-    captions = sample_captions(recipe.captions, recipe.seed)
-    settings = recipe.instruction_settings
-    summary = instruction_files.write(models.language_model, captions, out / "prompts.jsonl", settings)
-    write_file(out / "captions.txt", "".join(f"{caption}\n" for caption in captions))
-    prompts, settings = pairs.read_prompts(out / "prompts.jsonl"), recipe.pair_settings
-    _finish("pairs", pairs.make(lambda: (models.text2image, models.clip), prompts, settings, out / "pairs"))
+    summary, prompts = make_prompts(recipe, out, models.language_model)
+    settings = recipe.pair_settings
+    finish("pairs", pairs.make(lambda: (models.text2image, models.clip), prompts, settings, out / "pairs"))
     filtered = clip_filter.run(out / "pairs", settings.thresholds, settings.most)
-    take_all = {"most": COMPARED_SAMPLES, "thresholds": Thresholds(image=-1.0, caption=-1.0, direction=-1.0)}
-    ways = {}
-    for way, changes in WAYS.items():
-        folder = out / "compared" / way.replace(" ", "-").replace(",", "").lower()
-        compared = replace(settings, samples=COMPARED_SAMPLES, **take_all, **changes)
-        some = prompts[: recipe.compared]
-        _finish(way, pairs.make(lambda: (models.text2image, models.clip), some, compared, folder))
-        ways[way] = _inspect(models.classifier, folder, None, settings.thresholds)
-    chosen = [(name, seed) for name, seeds in filtered.seeds.items() for seed in seeds]
-    chosen = set(chosen[:: max(1, len(chosen) // INSPECTED)][:INSPECTED])
+    ways, some = {}, prompts[: recipe.compared]
+    for way in WAYS:
+        folder = make_way(way, some, COMPARED_SAMPLES, recipe, out / "compared", models)
+        ways[way] = inspect(models.classifier, folder, read_candidates(folder), settings.thresholds)
+    kept = [row for row in read_candidates(out / "pairs") if row[2]["seed"] in filtered.seeds.get(row[0], ())]
+    kept = kept[:: max(1, len(kept) // INSPECTED)][:INSPECTED]
     reasons = Counter(mismatch(p["input"], p["edit"], p["output"]) for p in prompts)
     return Report(
         recipe=recipe,
@@ -167,22 +161,47 @@ def make(recipe: Recipe, out: Path, models: Models) -> Report:
         inconsistent={reason: n for reason, n in reasons.most_common() if reason},
         filtered=filtered,
         ways=ways,
-        kept=_inspect(models.classifier, out / "pairs", chosen, settings.thresholds),
+        kept=inspect(models.classifier, out / "pairs", kept, settings.thresholds),
     )
 
 
-def _finish(what: str, run: pairs.Run) -> None:
+def make_prompts(
+    recipe: Recipe, out: Path, language_model: LanguageModel
+) -> tuple[instruction_files.Summary, list[dict]]:
+    """Write captions and the language model's instructions to `out`; a summary, and a row for each instruction."""
+    captions = sample_captions(recipe.captions, recipe.seed)
+    summary = instruction_files.write(language_model, captions, out / "prompts.jsonl", recipe.instruction_settings)
+    write_file(out / "captions.txt", "".join(f"{caption}\n" for caption in captions))
+    return summary, pairs.read_prompts(out / "prompts.jsonl")
+
+
+def make_way(way: str, prompts: list[dict], samples: int, recipe: Recipe, out: Path, models: Models) -> Path:
+    """Generate pairs in one of WAYS, and keep the images of all, whatever their scores; their folder in `out`."""
+    all_of_them = {"samples": samples, "most": samples, "thresholds": Thresholds(image=-1, caption=-1, direction=-1)}
+    settings, folder = replace(recipe.pair_settings, **all_of_them, **WAYS[way]), out / folder_of(way)
+    finish(way, pairs.make(lambda: (models.text2image, models.clip), prompts, settings, folder))
+    return folder
+
+
+def folder_of(way: str) -> str:
+    return way.replace(" ", "-").replace(",", "").lower()
+
+
+def finish(what: str, run: Run) -> None:
     """Make what is missing of a run."""
     for _ in tqdm(run, what, total=run.total, initial=run.done, unit="unit", leave=False):
         pass
 
 
-def _inspect(
-    classifier: AttributeClassifier, folder: Path, chosen: set[tuple[str, int]] | None, thresholds: Thresholds
+def read_candidates(folder: Path) -> list[tuple[str, dict, dict]]:
+    """(unit, prompt, scores) of all pairs of a folder that have images."""
+    return [(name, prompt, row) for name, prompt, rows in read_scores(folder) for row in rows if row["candidate"]]
+
+
+def inspect(
+    classifier: AttributeClassifier, folder: Path, rows: list[tuple[str, dict, dict]], thresholds: Thresholds
 ) -> list[InspectedPair]:
-    """The chosen (unit, seed)s of a folder; None: all that have images."""
-    rows = [(name, prompt, row) for name, prompt, rows in read_scores(folder) for row in rows if row["candidate"]]
-    rows = [each for each in rows if chosen is None or (each[0], each[2]["seed"]) in chosen]
+    """What these pairs of a folder show (`read_candidates`), and whether they pass the filter."""
     inspected = []
     for name, prompt, row in tqdm(rows, "inspecting pairs", unit="pair", leave=False):
         files = [read_image(folder, name, row["seed"], edited) for edited in (False, True)]

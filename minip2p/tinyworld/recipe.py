@@ -13,10 +13,9 @@ from ..data.edits import open_edits
 from ..datagen.precompute import Settings, precompute
 from ..files import replace_file, write_file
 from ..loading import load, load_clip, load_language_model
-from ..training import state
 from ..training.loop import Log
 from ..training.pairs import read_texts
-from ..training.stages import saved_config, start
+from ..training.stages import start_or_resume
 from . import miniature, miniature_report
 from .classifier import load_classifier
 from .training.presets import EDITOR_FROM_PAIRS
@@ -40,10 +39,8 @@ def rebuild(out: Path, runs: Path, show: Show, device: torch.device | str = "cpu
 
     def train(name: str, stage: str, config: Any, *starts_from: str) -> None:
         spec, folder, init_from = STAGES[stage], runs / name, [models[other] for other in starts_from]
-        config, resume = spec.resolve(config, init_from), state.newest(folder) is not None
-        if resume and saved_config([spec], folder)[1] != config:
-            raise ValueError(f"{folder} was trained with another config; remove it, or give another --output")
-        show(start(spec, config, folder, init_from=init_from, resume=resume, device=device), config.train.steps, name)
+        config = spec.resolve(config, init_from)
+        show(start_or_resume(spec, config, folder, init_from=init_from, device=device), config.train.steps, name)
 
     for name, spec in STAGES.items():
         train(name, name, spec.presets["tiny"], *STARTS_FROM.get(name, ()))

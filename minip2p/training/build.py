@@ -173,6 +173,9 @@ def build_pipeline(
     if config.lora_rank and model.denoiser not in loaded:
         raise ValueError(f"--lora-rank keeps the {model.denoiser} frozen, but has no weights for it: give --init-from")
     new = kind_of(model) == "editor" and not reads_image(model, init_from)
+    if config.image_condition == "none":  # they stay 0, as training only ever shows them zeros
+        inputs = networks[model.denoiser].get_parameter("conv_in.weight").detach()
+        inputs[:, model.denoiser_config.out_channels :] = 0
     if config.lora_rank and new and "conv_in" not in config.lora_also:
         raise ValueError(
             "the inputs for the source image are new, and --lora-rank keeps them: add conv_in to lora_also"

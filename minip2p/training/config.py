@@ -112,6 +112,12 @@ class DiffusionTraining:
     draw: Literal["prompts", "pairs"] = "prompts"
     """what is drawn once an epoch: prompts (caption, instruction, edited caption), each with one of its pairs at
     random, or pairs"""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """part of each set's prompts (or pairs, as `draw` says) that is trained on, chosen by hashes of train.seed and the
+    captions: a smaller part lies within a larger one"""
+    filtered: bool = True
+    """train on the pairs that a set's list (seeds.json) keeps; False: on all samples of a folder of made pairs, as if
+    there were no CLIP filter"""
     skip_broken: bool = False
     """use the next pair in place of one that cannot be read; otherwise the run ends with an error"""
     size: Size = 256
@@ -127,6 +133,8 @@ class DiffusionTraining:
     dropout: Annotated[float, Field(ge=0, le=1 / 3)] = 0.05
     """chance of dropping the text only, the image only, and both: this much each. A text-to-image model drops its text
     with twice this chance"""
+    image_condition: Literal["channels", "none"] = "channels"
+    """how an editor sees the source image: as further input channels (section 3.2), or not at all, for comparison"""
     timestep_power: Annotated[float, Field(gt=0, le=100)] = 1.0
     """density of training times ~ t^(power - 1): 1 is uniform, as in the paper; more prefers high noise"""
     times: Literal["integers", "uniform", "logit_normal"] = "integers"

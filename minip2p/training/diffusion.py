@@ -219,6 +219,7 @@ class DiffusionStage:
         keep, posterior, noise = (x.to(device, non_blocking=True) for x in (batch.keep, batch.posterior, batch.noise))
         image, mean, std = self.encode_images(batch, device)
         z0 = c.vae.scaling_factor * (mean + std * posterior)
+        keep = keep & (self.config.image_condition != "none")
         shown = image * keep[:, None, None, None] if self.edits_images else None
         x, t, target = problem(self.pipe.denoiser, z0, noise, batch.sigma, shown)
         weight = 1 + self.config.change_weight * difference(image, mean, c.vae.scaling_factor)

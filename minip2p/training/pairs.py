@@ -82,14 +82,12 @@ def open_set(
         latents.check(size=config.size, vae=fingerprint({"vae": pipe.vae}))
         header = json.dumps(latents.header, sort_keys=True).encode()
         mark = f"{len(latents)} pairs as latents {hashlib.sha256(header).hexdigest()[:16]}"
-        sets = [
-            LatentDataset(latents=latents, prompts=each, states=states) for each in split_prompts(latents, config.draw)
-        ]
+        sets = [LatentDataset(latents=latents, prompts=each, states=states) for each in split_prompts(latents, config)]
     else:
-        edits = open_edits(path, columns=config.columns)
+        edits = open_edits(path, columns=config.columns, filtered=config.filtered)
         texts = read_texts(edits, config.skip_broken)
         mark = f"{texts.mark} {images_mark(edits)}"
-        prompts = split_prompts(texts, config.draw)
+        prompts = split_prompts(texts, config)
         if config.buckets:
             sizes = sizes_of(edits, prompts, config, pipe.config.factor)
             mark += f" {hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]}"
@@ -154,11 +152,11 @@ def images_mark(edits: Edits) -> str:
     return digest.hexdigest()[:16]
 
 
-def split_prompts(texts: Latents | Texts, draw: str) -> tuple[Prompts, list[list[int]]]:
+def split_prompts(texts: Latents | Texts, config: DiffusionTraining) -> tuple[Prompts, list[list[int]]]:
     """What is trained on, and the pairs that are held out; those of the test split are neither.
 
-    draw: "prompts" puts together the pairs of one caption, instruction and edited caption. ValueError where no pair is
-    trained on.
+    With `config.draw` = "prompts" the pairs of one caption, instruction and edited caption are put together. ValueError
+    where no pair is trained on.
     """
     trained, held_out, _ = split_groups(texts.groups)
     if not trained:
@@ -167,8 +165,25 @@ def split_prompts(texts: Latents | Texts, draw: str) -> tuple[Prompts, list[list
     prompts: dict[object, list[int]] = {}
     for i in trained:
         prompt = texts.groups[i][0], texts.instructions[i], texts.outputs[i]
-        prompts.setdefault(prompt if draw == "prompts" else i, []).append(i)
-    return list(prompts.values()), [[i] for i in held_out]
+        prompts.setdefault(prompt if config.draw == "prompts" else i, []).append(i)
+    part = part_of(list(prompts.values()), texts.groups, config.fraction, config.train.seed)
+    return part, [[i] for i in held_out]
+
+
+def part_of(prompts: Prompts, groups: Sequence[tuple[str, str]], fraction: float, seed: int) -> Prompts:
+    """This fraction of the prompts, in their order: those with the smallest hashes of the seed and the prompt's first
+    pair, so that a smaller part lies within a larger one. Raises ValueError where none is left."""
+
+    def place(i: int) -> bytes:
+        text = "\n".join((str(seed), *groups[prompts[i][0]]))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+    if fraction == 1:
+        return prompts
+    n = round(fraction * len(prompts))
+    if not n:
+        raise ValueError(f"fraction = {fraction:g}: nothing is left of {len(prompts)} prompts; expected more of them")
+    return [prompts[i] for i in sorted(sorted(range(len(prompts)), key=place)[:n])]
 
 
 def sizes_of(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,24 @@ def start(
         place(ranks.device, "bfloat16")  # raises where it is slow
     stage = spec.make(config, out, starting_files(out, init_from, resume), ranks.device)
     return train(stage, out, resume=resume, accept_changes=accept_changes, ranks=ranks)
+
+
+def start_or_resume(
+    spec: StageSpec, config: Any, out: Path, *, init_from: build.Files = (), device: torch.device | str = "cpu"
+) -> Iterator[Log]:
+    """`start`, or continue the run in `out`; nothing where that has all of its steps.
+
+    Raises ValueError for a run of another config there.
+    """
+    newest = state.newest(out)
+    if newest is None:
+        return start(spec, config, out, init_from=init_from, device=device)
+    was = saved_config([spec], out)[1]
+    if was != replace(config, train=replace(config.train, micro_batch=was.train.micro_batch)):  # it settles that
+        raise ValueError(f"{out} was trained with another config; remove it, or give another --output")
+    if int(newest.stem) == config.train.steps and (out / "model.safetensors").exists():
+        return iter(())
+    return start(spec, was, out, resume=True, device=device)
 
 
 def starting_files(out: Path, init_from: build.Files, resume: bool) -> build.Files:

@@ -70,13 +70,17 @@ def _of_model(model: Config, init_from: Files) -> Iterator[tuple[str, str]]:
 
 def _of_data(config: DiffusionTraining) -> Iterator[tuple[str, str]]:
     if not config.data:
-        for name in ("weights", "columns", "draw", "skip_broken", "resize", "buckets", "flip", "preview_scales"):
+        names = "weights columns draw fraction filtered skip_broken resize buckets flip preview_scales"
+        for name in names.split():
             yield name, "data names no sets of pairs"
     elif all(map(is_precomputed, config.data)):
         yield "resize", "the crops are precomputed"
         yield "flip", "the crops are precomputed"
         yield "columns", "the set is precomputed"
+        yield "filtered", "the pairs were chosen before they were encoded; give the folder of pairs"
     for name in ("sources", "edits", "full_caption_steps") if config.data else ():
         yield name, "data names sets of pairs"
     if kind_of(config.model) == "editor":
         yield "full_caption_steps", "an editor reads instructions"
+    else:
+        yield "image_condition", "a text-to-image model has no source image"

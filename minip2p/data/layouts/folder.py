@@ -17,12 +17,12 @@ from .seeds import read_seeds
 
 
 class Folder:
-    """Pairs in the authors' folders."""
+    """Pairs in the authors' folders: those of seeds.json, or of `listed`, which is as `read_seeds` returns it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, listed: list[tuple[str, list[str]]] | None = None):
         self.path = path
         seeds_json = path / "seeds.json"
-        found = read_seeds(seeds_json) if os.path.lexists(seeds_json) else list(_found(path))
+        found = listed or (read_seeds(seeds_json) if os.path.lexists(seeds_json) else list(_found(path)))
         self.names = _encoded(name for name, _ in found)
         self.seeds = _encoded(seed for _, seeds in found for seed in seeds)
         self.name_of = np.repeat(np.arange(len(found)), [len(seeds) for _, seeds in found])

@@ -12,28 +12,31 @@ from ...data.images import to_tensor
 from ...evaluation.metrics import changed_pixels
 from ...pipeline import Pipeline
 from ..classifier import AttributeClassifier
-from ..scenes import Edit, loose_captions, render, sample_edit
-from .attributes import accuracy, compare
+from ..scenes import Edit, Scene, loose_captions, render, sample_edit
+from .attributes import compare
 from .common import held_out, markdown
 
 KINDS = ("recolour", "replace", "add", "remove")
 """of edits: outside a changed thing all pixels can stay"""
 OTHER_NOISE, DRAWN = "other noise", "as drawn"
 SHARES = tuple(round(0.1 * i, 1) for i in range(10))
+WAYS = (*SHARES, OTHER_NOISE, DRAWN)
+"""how pairs are made: a share; or OTHER_NOISE: independent noise, nothing shared; or DRAWN: both scenes rendered"""
+Way = float | str
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairResult:
-    """Pairs at one share."""
+    """Pairs made in one way, (n,) each."""
 
-    share: float | str
-    """or OTHER_NOISE: independent noise, nothing shared; or DRAWN: the renderings of both scenes"""
-    source: float
-    """fraction of source images with all attributes correct"""
-    target: float
-    """fraction of target images with all attributes correct"""
-    changed: float
-    """fraction of pixels in which a channel differs by more than 0.1, mean over all pairs"""
+    way: Way
+    """a share, OTHER_NOISE or DRAWN"""
+    source: np.ndarray
+    """whether all attributes of the source image are correct"""
+    target: np.ndarray
+    """whether all attributes of the target image are correct"""
+    changed: np.ndarray
+    """fraction of pixels in which a channel differs by more than 0.1"""
 
 
 def evaluate_pairs(
@@ -50,21 +53,56 @@ def evaluate_pairs(
 
     options: of `pipe.generate_pair`.
     """
-    edits, captions = held_out_pairs(n)
-    sources, targets = map(list, zip(*captions, strict=True))
-    options = {"steps": steps, "batch_size": 20, "output": "tensor"} | options
-    results = []
-    for share in shares:
-        pairs = pipe.generate_pair(sources, targets, share=float(share), seed=seed, **options)
-        results.append(_measure(classifier, edits, share, *map(torch.stack, zip(*pairs, strict=True))))
-    independent = [
-        torch.stack(pipe.generate(texts, seed=start, **options))
-        for texts, start in ((sources, seed), (targets, seed + n))
-    ]
-    results.append(_measure(classifier, edits, OTHER_NOISE, *independent))
-    size = pipe.config.sampling.resolution
-    drawn = [torch.stack([to_tensor(render(getattr(e, side), size)) for e in edits]) for side in ("source", "target")]
-    return [*results, _measure(classifier, edits, DRAWN, *drawn)]
+    held, seeds = held_out_pairs(n), range(seed, seed + n)
+    options = {"steps": steps} | options
+    return [evaluate_way(pipe, classifier, *held, way, seeds, **options) for way in (*shares, OTHER_NOISE, DRAWN)]
+
+
+def evaluate_way(
+    pipe: Pipeline,
+    classifier: AttributeClassifier,
+    edits: Sequence[Edit],
+    captions: Sequence[tuple[str, str]],
+    way: Way,
+    seeds: Sequence[int],
+    **options,
+) -> PairResult:
+    """Pairs of these edits with these captions, made in one way, and what the classifier sees on them."""
+    sources, targets = make_pairs(pipe, edits, captions, way, seeds, **options)
+
+    def correct(scenes: list[Scene], images: Tensor) -> np.ndarray:
+        return np.array([truth == found for truth, found in compare(classifier, scenes, images)])
+
+    return PairResult(
+        way=way,
+        source=correct([edit.source for edit in edits], sources),
+        target=correct([edit.target for edit in edits], targets),
+        changed=changed_pixels(sources, targets).double().numpy(),
+    )
+
+
+def make_pairs(
+    pipe: Pipeline,
+    edits: Sequence[Edit],
+    captions: Sequence[tuple[str, str]],
+    way: Way,
+    seeds: Sequence[int],
+    **options,
+) -> tuple[Tensor, Tensor]:
+    """Source and target images (n, 3, y, x) in [0, 1]. With other noise, a target's seed is its source's + 2^31."""
+    before, after = map(list, zip(*captions, strict=True))
+    options = {"batch_size": 20, "output": "tensor"} | options
+    if way == DRAWN:
+        size = pipe.config.sampling.resolution
+        sides = [[to_tensor(render(getattr(e, side), size)) for e in edits] for side in ("source", "target")]
+    elif way == OTHER_NOISE:
+        noise = list(seeds), [seed + 2**31 for seed in seeds]
+        sides = [pipe.generate(texts, seed=each, **options) for texts, each in zip((before, after), noise, strict=True)]
+    else:
+        pairs = pipe.generate_pair(before, after, share=float(way), seed=list(seeds), **options)
+        sides = list(zip(*pairs, strict=True))
+    sources, targets = (torch.stack(list(side)).cpu() for side in sides)
+    return sources, targets
 
 
 def held_out_pairs(n: int) -> tuple[list[Edit], list[tuple[str, str]]]:
@@ -79,17 +117,7 @@ def held_out_pairs(n: int) -> tuple[list[Edit], list[tuple[str, str]]]:
     return edits, [tuple(loose_captions(edit.source, edit.target, rng=rng)) for edit in edits]
 
 
-def _measure(
-    classifier: AttributeClassifier, edits: Sequence[Edit], share: float | str, sources: Tensor, targets: Tensor
-) -> PairResult:
-    source, target = (
-        accuracy(compare(classifier, scenes, images))[1]
-        for images, scenes in ((sources, [e.source for e in edits]), (targets, [e.target for e in edits]))
-    )
-    return PairResult(share=share, source=source, target=target, changed=float(changed_pixels(sources, targets).mean()))
-
-
 def table(results: Sequence[PairResult]) -> str:
     """The results as Markdown."""
-    rows = [[each.share, *(f"{x:.1%}" for x in (each.source, each.target, each.changed))] for each in results]
+    rows = [[each.way, *(f"{x.mean():.1%}" for x in (each.source, each.target, each.changed))] for each in results]
     return markdown(["share", "source correct", "target correct", "pixels changed"], rows)
