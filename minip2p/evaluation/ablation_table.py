@@ -152,7 +152,9 @@ def differences(found: Sequence[Row]) -> "Figure | None":
         axes.set_yticks(range(len(rows)), [row.variant for row in rows])
         axes.set_xlabel(f"{summary.METRICS.get(metric, metric)}, minus the baseline's")
         axes.grid(alpha=0.3)
-    panels[0].invert_yaxis()  # the table's order
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)  # from above, in the table's order
+    first = rows[0].estimates[metrics[0]]["n"]
+    drawn.suptitle(f"{rows[0].seeds} seeds, {first} items, {summary.LEVEL:.0%} intervals", fontsize=9)
     return drawn
 
 

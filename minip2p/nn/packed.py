@@ -15,7 +15,7 @@ from .blocks import Upsample
 from .variants import transposed_kernel
 
 WIDE = 320
-"""input channels of a layer that is packed; in narrower ones the order of the weights does not matter"""
+"""channels, in and out, of a layer that is packed; in narrower ones the order of the weights does not matter"""
 
 
 class Packed(nn.Module):
@@ -98,4 +98,4 @@ def pack(network: nn.Module) -> None:
 
 def _is_wide(layer: nn.Linear | nn.Conv2d) -> bool:
     weight = layer.weight
-    return weight.shape[1] >= WIDE and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return min(weight.shape[:2]) >= WIDE and weight.dtype == torch.float32 and weight.device.type == "cpu"

@@ -20,7 +20,8 @@ from ..models.llama import Llama
 from ..models.text_encoder import TextEncoder
 from ..models.vae import AutoencoderKL
 from ..nn.blocks import pick
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, fingerprint
+from ..pipeline.fingerprint import tokenizer_fingerprint
 from ..text.bpe import BPE
 from .config import DiffusionTraining
 
@@ -199,3 +200,19 @@ def check_fit(model: Config, vae: VAEConfig, text: TextConfig, files: Sequence[P
                 f"the {what} {found}, the denoiser wants {wanted}: give --init-from a whole model, or one more file "
                 f"with such a part ({names})"
             )
+
+
+def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
+    """Train these layers whole. Raises ValueError for a name that the network does not have."""
+    layers = dict(network.named_modules())
+    for name in names:
+        if name not in layers or not name:
+            raise ValueError(f"lora_also: the denoiser has no layer {name!r}; it has conv_in, conv_out and others")
+        layers[name].requires_grad_(True)
+
+
+def frozen_marks(pipe: Pipeline, train_text: bool) -> dict[str, str]:
+    """What identifies the tokenizer and the networks that stay as they are."""
+    networks = {"autoencoder": pipe.vae} | ({} if train_text else {"text encoder": pipe.text_encoder})
+    marks = {name: fingerprint({name: network}) for name, network in networks.items()}
+    return marks | {"tokenizer": tokenizer_fingerprint(pipe.tokenizer)}

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, checkpoints
-from ..config import to_dict
-from ..nn.lora import merged
+from ..config import Config, to_dict
+from ..nn.lora import halves, merged
 from ..text.bpe import BPE
 from ..text.pieces import Pieces
+from .config import DiffusionTraining
 
 
 def write_parts(
@@ -35,6 +36,14 @@ def write_parts(
     provenance = {"minip2p": __version__, "torch": torch.__version__, "training": to_dict(training)}
     provenance |= {"done": done} if done else {}
     checkpoints.write(path, "minip2p", config, tensors, tokenizer=tokenizer, provenance=provenance)
+
+
+def write_trained_lora(
+    path: Path, config: Config, unet: nn.Module, training: DiffusionTraining, done: dict[str, int | str]
+) -> None:
+    """The LoRA of a denoiser by itself, as diffusers reads it; the file names what was trained whole beside it."""
+    whole = [*training.lora_also, *(["the text encoder"] if training.train_text else [])]
+    checkpoints.write_lora(path, config, halves(unet), whole, {"training": to_dict(training), "done": done})
 
 
 def _half(x: Tensor, exact: bool) -> Tensor:

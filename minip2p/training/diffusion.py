@@ -12,17 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import write_lora
-from ..config import to_dict
 from ..data.sizes import sides
 from ..diffusion import Schedule
 from ..diffusion.loss import problem, squared_error
-from ..nn.lora import add_lora, halves
-from ..pipeline import Pipeline, fingerprint
-from ..pipeline.fingerprint import tokenizer_fingerprint
+from ..nn.lora import add_lora
+from ..pipeline import Pipeline
 from . import rng
 from .buckets import BucketMixture, by_size
-from .checkpoint_parts import write_parts
+from .build import frozen_marks, unfreeze
+from .checkpoint_parts import write_parts, write_trained_lora
 from .config import HELD_OUT, DiffusionTraining
 from .data import Example, Mixture, PairDataset
 from .precision import HalfEncoder, computes_in_half
@@ -266,9 +264,7 @@ class DiffusionStage:
         done = (done or {}) | {"data": self.origin}
         write_parts(path, pipe.config, pipe.parts, pipe.tokenizer, self.config, done)
         if self.config.lora_rank:  # by itself, too
-            whole = [*self.config.lora_also, *(["the text encoder"] if self.config.train_text else [])]
-            about = {"training": to_dict(self.config), "done": done}
-            write_lora(path.with_name("lora.safetensors"), pipe.config, halves(pipe.unet), whole, about)
+            write_trained_lora(path.with_name("lora.safetensors"), pipe.config, pipe.unet, self.config, done)
 
     def preview(self, module: nn.ModuleDict, path: Path) -> dict[str, float]:
         figures = {"held_out_loss": self.held_out_loss(module)} if self.held_out else {}
@@ -279,22 +275,6 @@ class DiffusionStage:
         rows = [each[i : i + 16] for each in alike for i in range(0, len(each), 16)]
         parts = [self.data.held_out(self.held_out, each) for each in rows]
         return float(torch.cat([self.losses(module, self.inputs(part)) for part in parts]).mean())
-
-
-def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
-    """Train these layers whole. Raises ValueError for a name that the network does not have."""
-    layers = dict(network.named_modules())
-    for name in names:
-        if name not in layers or not name:
-            raise ValueError(f"lora_also: the denoiser has no layer {name!r}; it has conv_in, conv_out and others")
-        layers[name].requires_grad_(True)
-
-
-def frozen_marks(pipe: Pipeline, train_text: bool) -> dict[str, str]:
-    """What identifies the tokenizer and the networks that stay as they are."""
-    networks = {"autoencoder": pipe.vae} | ({} if train_text else {"text encoder": pipe.text_encoder})
-    marks = {name: fingerprint({name: network}) for name, network in networks.items()}
-    return marks | {"tokenizer": tokenizer_fingerprint(pipe.tokenizer)}
 
 
 def stack(examples: Sequence[Example]) -> dict[str, Tensor | None]:

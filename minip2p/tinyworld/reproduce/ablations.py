@@ -83,13 +83,13 @@ steps on {s.rendered:,} rendered pairs, and judged against the truth on {s.edits
 def claims_of(found: Sequence[Row]) -> list[Claim]:
     """What the paper says of the parts that have a row."""
     minus = {row.variant: row.differences.get("correct") for row in found}
-    words = {"no-image": "the image enters as further input channels, and the editor needs it (section 3.2)"}
+    words = {"no-image": "the editor needs the image, which enters as further input channels"}
     return [
         Claim(
             paper="section 3.2",
             words=text,
             measured=f"correct edits: baseline minus {name}",
-            number=Estimate(-each["mean"], -each["high"], -each["low"]),
+            number=Estimate(0 - each["mean"], 0 - each["high"], 0 - each["low"]),
         )
         for name, text in words.items()
         if (each := minus.get(name))

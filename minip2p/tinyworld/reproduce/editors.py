@@ -132,17 +132,11 @@ def base_config(setup: Setup, data: str, seed: int) -> DiffusionTraining:
         preset,
         model=replace(preset.model, sampling=replace(preset.model.sampling, resolution=setup.size)),
         size=setup.size,
-        resize=resize(setup),
+        resize=None,
         data=(str(encoded(setup, data)),),
         held_out=0,
         train=loop,
     )
-
-
-def resize(setup: Setup) -> tuple[int, int]:
-    """The shorter side before cropping: the preset's range, at the size of these models."""
-    low, high = EDITOR_FROM_PAIRS.resize
-    return low * setup.size // EDITOR_FROM_PAIRS.size, high * setup.size // EDITOR_FROM_PAIRS.size
 
 
 # Data
@@ -154,7 +148,7 @@ def encoded(setup: Setup, name: str) -> Path:
     data = DATA[name]
     whole = next(key for key, each in DATA.items() if each == replace(data, fraction=1.0, what=each.what))
     edits, crops = edits_of(setup, data), 1 if data.plenty else setup.sizes.crops
-    how = precompute.Settings(size=setup.size, resize=resize(setup), crops=crops, flips=False, texts=False)
+    how = precompute.Settings(size=setup.size, crops=crops, flips=False, texts=False)
     mark, folder = read_texts(edits, skip_broken=False).mark, setup.out / "editors" / f"data-{whole}"
     finish(f"encoding {whole}", precompute.precompute(partial(raw_model, setup), edits, how, folder, data=mark))
     return folder

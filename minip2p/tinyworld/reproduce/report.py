@@ -24,10 +24,7 @@ def to_markdown(sections: Mapping[str, Mapping[str, Any]], header: Mapping[str, 
     """sections: name of a part, which is its folder -> title, text, claims. header: what determines the results."""
     claims = [claim for each in sections.values() for claim in each["claims"]]
     counts = Counter(claim["verdict"] for claim in claims)
-    numbers = ", ".join(
-        f"{counts[word]} {words}"
-        for word, words in ((AGREES, "agree"), (DISAGREES, "disagree"), (UNDECIDED, "undecided"))
-    )
+    numbers = ", ".join(f"{word}: {counts[word]}" for word in (AGREES, DISAGREES, UNDECIDED))
     models = ", ".join(f"{name} {mark}" for name, mark in header["models"].items())
     sizes = ", ".join(f"{key} {value}" for key, value in header.items() if key not in ("minip2p", "models", "device"))
     body = "\n\n".join(_section(name, each) for name, each in sections.items())
@@ -37,7 +34,7 @@ Made by `minip2p tiny reproduce` (minip2p {header["minip2p"]}, {header["device"]
 paper prints curves and no numbers, so what can be reproduced is their shape. {RULE} The rules were written before the
 numbers were seen.
 
-**Of {len(claims)} claims: {numbers}.**
+**{len(claims)} claims. {numbers}.**
 
 {table(claims)}
 
