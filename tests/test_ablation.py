@@ -1,7 +1,9 @@
 """`minip2p ablate`: intervals, runs as units, parts of a set, an editor without the image, the command, Figure 10."""
 
 import json
+import pickle
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import minip2p
 from minip2p.cli import main
 from minip2p.cli.ablate import Options, variants_of
+from minip2p.cli.ablation_runs import train
 from minip2p.config import PRESETS, override
 from minip2p.data.edits import open_edits
 from minip2p.data.pair_files import PairUnit, json_lines
@@ -88,7 +91,12 @@ def test_differences_are_paired_by_seed_and_item(tmp_path):
     kind = rows(made(tmp_path), kind="b")[1]
     assert kind.estimates["psnr"]["n"] == 10 and kind.estimates["psnr"]["mean"] != rms.estimates["psnr"]["mean"]
     text = table([baseline, rms])
-    assert "| rms | 2 | 20 |" in text and "+0.2500 [+0.2500, +0.2500]" in text and "rms: model.unet.norm=rms" in text
+    assert (
+        "| - baseline |" in text
+        and "| rms | 2 | 20 |" in text
+        and "+0.2500 [+0.2500, +0.2500]" in text
+        and "rms: model.unet.norm=rms" in text
+    )
     with pytest.raises(ValueError, match="no item has kind c"):
         rows(made(tmp_path), kind="c")
 
@@ -320,4 +328,6 @@ def test_figure_10_has_a_curve_for_each_part_of_the_data(tmp_path, capsys, score
 def test_figure_10_leaves_out_what_a_set_cannot_have(pairs, capsys):
     names = [each.name for each in variants_of(Options(output="out", figure=10, data=str(pairs)))]
     assert names == ["all", "10-percent", "1-percent"]
+    options = Options(output="out", figure=10, data=str(pairs))
+    assert pickle.loads(pickle.dumps(partial(train, options))).args == (options,), "for Ray"
     assert "no curve without the CLIP filter" in capsys.readouterr().err

@@ -173,6 +173,8 @@ OUTPUTS = {
     "pairs": ("--output out", "out/run.json", None),
     "evaluate": ("--output out", "out/summary.md", None),
     "evaluate ": ("--output out", "out/figure.png", None),
+    "ablate": ("--output out", "out/table.md", None),
+    "ablate ": ("--output out", "out/figure.png", None),
     "precompute": ("--output out", "out/precomputed.json", None),
     "precompute ": ("--output out", "out/00000000.tar", None),
     "train vae": ("--out out", "out/model.safetensors", None),
@@ -198,6 +200,7 @@ NEEDS = {
     "pairs": "--prompts prompts.jsonl",
     "precompute": "--data units",
     "evaluate": "--data units --split all",
+    "ablate": "--variant x:dropout=0",
 }
 
 

@@ -69,6 +69,7 @@ def run(options: Options) -> None:
         header=options.header,
         threads=options.threads,
     )
+    files.check_ours("ablate", [out / name for name in RESULTS], [out / made.work.header])
     check_judges(options)
     for look in (config_of, check_variant):  # words first: that takes no time
         for variant in made.variants:

@@ -84,9 +84,7 @@ def run(options: Options) -> None:
     files.check_writable(*(out / name for name in SUMMARY))
     edits, whole = open_edits(options.data, part=options.part), benchmark if options.metrics == "magicbrush" else sweep
     works = [whole(partial(load_models, options, curve), curve, edits, options.settings, out) for curve in curves]
-    there = [out / name for name in SUMMARY if (out / name).exists()]
-    if there and not any((work.folder / work.header).exists() for work in works):
-        raise ValueError(f"{there[0]} is a file that minip2p evaluate did not make; choose another --output")
+    files.check_ours("evaluate", [out / name for name in SUMMARY], [work.folder / work.header for work in works])
     for work in works:
         show_progress(engines.run(work, **engine), work.folder)
     if missing := [name for work in works for name in set(work.names) - units.existing(work.folder)]:

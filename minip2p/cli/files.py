@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.encode import png as png
@@ -34,6 +35,13 @@ def check_writable(*paths: Path) -> None:
             remove_unfinished(folder, {path.name for path in paths})
     for path in paths:
         _check_writable(path)
+
+
+def check_ours(verb: str, paths: Iterable[Path], headers: Iterable[Path]) -> None:
+    """Raise ValueError where one of these files is there, but no header of a run by which this verb knows its own."""
+    there = [path for path in paths if path.exists()]
+    if there and not any(header.exists() for header in headers):
+        raise ValueError(f"{there[0]} is a file that minip2p {verb} did not make; choose another --output")
 
 
 def _existing_folder(path: Path) -> Path:

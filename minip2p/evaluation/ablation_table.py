@@ -107,13 +107,16 @@ def _estimate(values: np.ndarray) -> dict[str, float]:
 
 
 def table(found: Sequence[Row]) -> str:
-    """The rows in Markdown: metrics as "mean [low, high]", differences to the baseline with signs, and the cost."""
+    """The rows in Markdown: metrics as "mean [low, high]", differences to the baseline with signs, and the cost.
+
+    The baseline is the first row's variant.
+    """
     named = [metric for row in found for metric in row.estimates]
     metrics = {metric: summary.METRICS.get(metric, metric) for metric in dict.fromkeys(named)}
     costs = {key: about for key, about in COSTS.items() if any(key in row.cost for row in found)}
     scales = any(row.point is not None for row in found)
     heads = ["variant", *(["image scale"] if scales else []), "seeds", "items"]
-    heads += [head for word in metrics.values() for head in (word, "- baseline")] + [
+    heads += [head for word in metrics.values() for head in (word, f"- {found[0].variant}")] + [
         word for word, _, _ in costs.values()
     ]
     lines = [heads, ["---"] * len(heads)]

@@ -42,7 +42,7 @@ def section(found: Ablation, steps: int) -> Section:
     counts = [f"{kind} ({values(found, KEPT, 'correct', kind=kind).shape[1]})" for kind in kinds]
     lost, images = (mean(correct[name] - correct[KEPT]).shown("+.1%") for name in ("true", "true-same"))
     asked = mean(correct["true"] - correct["true-same"]).shown("+.1%")
-    text = f"""An editor learns from pairs that another model made, so it cannot be better than they are: what
+    text = f"""An editor learns from pairs that another model made, and it learns what is wrong with them, too: what
 Prompt-to-Prompt changes beside the edit, the editor learns to change. In the tiny world true pairs exist, so what that
 costs is a number. Editors of one size start from the same text-to-image model and are trained for {steps:,} steps
 ({seeds} seed{"s" * (seeds > 1)} each) on each set of pairs; all edit the same {n} held-out images. An edit is correct
@@ -51,7 +51,7 @@ seeds and edits.
 
 {markdown(["trained on", "correct", "minus the paper's way", "median PSNR"], rows)}
 
-**True pairs minus the paper's: {lost}.** So much is lost by learning from made pairs. It has two parts. The images:
+**True pairs minus the paper's: {lost}.** This is what learning from made pairs costs. It has two parts. The images:
 true pairs of the same instructions minus made ones, {images}. The instructions: random edits, all kinds alike, minus
 those that the language model asks for, {asked}.
 
