@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,7 @@ def make_good(good: Path) -> None:
     make_results(good)
 
 
+@cache
 def samples(good: Path) -> dict[str, list[Sample]]:
     """What is damaged, and by which commands it is read, by the kind of test."""
 

@@ -63,6 +63,7 @@ LOADED = (
     "matplotlib.font_manager",
     *(f"matplotlib.backends.backend_{kind}" for kind in ("agg", "svg")),
     "torch._dynamo",
+    "einops._torch_specific",
 )
 """what the server imports, so that no command has to"""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -123,6 +124,9 @@ def serve() -> None:
     for name in LOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    Image.init()
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["info", "--help"])  # the parser imports more when it parses
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         answers.write(json.dumps(asdict(_run(*json.loads(line)))) + "\n")

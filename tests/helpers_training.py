@@ -16,7 +16,7 @@ from minip2p.pipeline import Pipeline
 from minip2p.tinyworld.scenes import render, sample_edit
 from minip2p.tinyworld.training.presets import EDITOR
 from minip2p.tinyworld.training.stages import STAGES
-from minip2p.training import state
+from minip2p.training import memory, state
 from minip2p.training.build import resolve_config
 from minip2p.training.stages import start
 
@@ -34,6 +34,24 @@ FEW = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_estimate_a_network():
+    """Every run begins with an estimate of its memory, which takes as long as its training: networks of equal shapes
+    share one."""
+    estimate, known = memory.saved_tensors, {}
+
+    def remembered(stage, kind, half):
+        weights = [(name, w.shape, w.requires_grad) for name, w in stage.module.named_parameters()]
+        key = str((kind, half, stage.pipe.config, stage.data.latent_shape, weights))
+        if key not in known:
+            known[key] = estimate(stage, kind, half)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "saved_tensors", remembered)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory) -> Path:
     """60 pairs in the authors' layout; the images are not square."""
@@ -43,8 +61,8 @@ def pairs(tmp_path_factory) -> Path:
     return folder
 
 
-def write_weights(path: Path, channels: int) -> Path:
-    """A small model with random weights and `channels` inputs."""
+def write_weights(path: Path, channels: int, **unet) -> Path:
+    """A small model with random weights and `channels` inputs; unet: what else of its network differs."""
     from minip2p.tinyworld.training.vocab import tokenizer_for
     from minip2p.training.build import build
 
@@ -52,7 +70,7 @@ def write_weights(path: Path, channels: int) -> Path:
     tokenizer, text = tokenizer_for(replace(tiny.text, layers=1))
     config = replace(
         tiny,
-        unet=replace(tiny.unet, widths=(16, 16), in_channels=channels),
+        unet=replace(tiny.unet, **{"widths": (16, 16), "in_channels": channels} | unet),
         text=text,
         vae=replace(tiny.vae, widths=(8, 8, 8, 8)),
     )

@@ -214,11 +214,11 @@ THIN_FLOW = (
 
 
 def train(words: tuple[str, ...], out: Path, init_from: list[Path]) -> list[float]:
-    """50 steps of an editor, whose losses are returned, an average of 10 steps each."""
+    """30 steps of an editor, whose losses are returned, an average of 10 steps each."""
     from minip2p.tinyworld.training.stages import STAGES
     from minip2p.training.stages import start
 
-    few = ("steps=50", "batch_size=16", "warmup=0", "log_every=10", "save_every=50", "preview_every=1000")
+    few = ("steps=30", "batch_size=16", "warmup=0", "log_every=10", "save_every=30", "preview_every=1000")
     config = override(
         STAGES["editor"].presets["tiny"],
         *(f"train.{word}" for word in (*few, "learning_rate=3e-3", "ema=0.9")),

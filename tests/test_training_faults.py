@@ -460,13 +460,21 @@ def test_a_torn_log_is_repaired(torn, stopped):
     assert not (stopped / "run/samples/000005.png").exists()
 
 
-@pytest.mark.parametrize("at", [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2, 4, 5))])
-def test_a_resumed_log_is_that_of_a_run_that_never_stopped(at, pairs, editor, tmp_path):
-    """With lines of the log, states and previews at different steps."""
+@pytest.fixture(scope="module")
+def never_stopped(pairs, editor, tmp_path_factory):
+    """A config with lines of the log, states and previews at different steps, and its run."""
     words = ("train.log_every=3", "train.save_every=2", "train.preview_every=4", "held_out=1", "preview_scales=(1.0,)")
-    config = config_of(pairs, editor, *words, "train.batch_size=2", "dropout=0.2")
-    whole = tmp_path / "whole"
+    config, whole = (
+        config_of(pairs, editor, *words, "train.batch_size=2", "dropout=0.2"),
+        tmp_path_factory.mktemp("whole"),
+    )
     finish(config, whole, editor)
+    return config, whole
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_resumed_log_is_that_of_a_run_that_never_stopped(at, never_stopped, editor, tmp_path):
+    config, whole = never_stopped
     stage = make_stage(config, tmp_path, editor)
     calls, loss = itertools.count(), stage.loss
 

@@ -54,15 +54,21 @@ class Oracle:
 
 
 @cache
-def oracle(name: str) -> Oracle:
-    """ "sd1", "sd2" (linear projections, heads of 64, exact gelu, v), "editor" (Stable Diffusion 1 with 8 inputs), or
-    "wide": an editor whose UNet and autoencoder have Stable Diffusion's own widths and numbers of blocks."""
-    sd2, wide, in_channels = name == "sd2", name == "wide", 8 if name in ("editor", "wide") else 4
+def oracle(name: str, in_channels: int | None = None) -> Oracle:
+    """ "sd1", "sd2" (linear projections, heads of 64, exact gelu, v), "editor" (Stable Diffusion 1 with 8 inputs),
+    "wide": an editor whose UNet and autoencoder have Stable Diffusion's own widths and numbers of blocks, or "thin":
+    one for pictures of real size, few channels, but f is 8 and the autoencoder's norms have groups of 4 channels, as
+    Stable Diffusion's at full resolution. `in_channels` in place of the name's own."""
+    sd2, wide, thin = name == "sd2", name == "wide", name == "thin"
+    in_channels = in_channels or (4 if name.startswith("sd") else 8)
     widths, attends = ((64, 128), (True, False)) if sd2 else ((32, 64, 96), (True, True, False))
     depth, blocks = (2, 1) if sd2 else (1, 2)
     vae_widths, vae_blocks = ((128, 256, 512, 512), 2) if wide else ((32, 64, 64), 1)
     if wide:
         widths, attends = (320, 640, 1280, 1280), (True, True, True, False)
+    if thin:
+        widths, attends, blocks, vae_widths = (16, 32), (True, False), 1, (16, 16, 16, 16)
+    heads, groups = 2 if thin else 8, 4 if thin else 32
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=in_channels,
@@ -71,7 +77,8 @@ def oracle(name: str) -> Oracle:
         down_block_types=[DOWN[a] for a in attends],
         up_block_types=[UP[a] for a in reversed(attends)],
         cross_attention_dim=128,
-        attention_head_dim=[1, 2] if sd2 else 8,
+        attention_head_dim=[1, 2] if sd2 else heads,
+        norm_num_groups=groups,
         use_linear_projection=sd2,
         transformer_layers_per_block=depth,
     )
@@ -81,6 +88,7 @@ def oracle(name: str) -> Oracle:
         down_block_types=["DownEncoderBlock2D"] * len(vae_widths),
         up_block_types=["UpDecoderBlock2D"] * len(vae_widths),
         latent_channels=4,
+        norm_num_groups=groups,
         scaling_factor=0.18215,
     )
     act = "gelu" if sd2 else "quick_gelu"
@@ -111,11 +119,12 @@ def oracle(name: str) -> Oracle:
             depth=depth,
             text_width=128,
             attention=tuple("full" if a else "none" for a in attends),
-            heads=None if sd2 else 8,
+            heads=None if sd2 else heads,
             head_size=64 if sd2 else None,
+            norm_groups=groups,
             linear_projection=sd2,
         ),
-        vae=VAEConfig(widths=vae_widths, blocks=vae_blocks),
+        vae=VAEConfig(widths=vae_widths, blocks=vae_blocks, norm_groups=groups),
         text=TextConfig(
             vocab_size=WORDS,
             max_length=20,

@@ -37,6 +37,17 @@ def pipe(folder):
 
 
 @pytest.fixture(scope="module")
+def thin_folder(tmp_path_factory):
+    """An editor for pictures of real size."""
+    return write_folder(oracle("thin"), tmp_path_factory.mktemp("edit") / "thin", "make it night with a red boat")
+
+
+@pytest.fixture(scope="module")
+def thin(thin_folder):
+    return minip2p.load(thin_folder)
+
+
+@pytest.fixture(scope="module")
 def picture():
     """A smooth picture with some noise, of a size that the size rule changes."""
     y, x = np.mgrid[0:150, 0:310] / 150
@@ -123,22 +134,22 @@ def test_an_edit_is_the_authors_seed_for_seed(folder, pipe, picture, text_scale,
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_a_hundred_steps_are_the_authors(folder, pipe, picture):
+def test_a_hundred_steps_are_the_authors(thin_folder, thin, picture):
     """The default settings."""
-    small = ImageOps.fit(picture, (64, 64), Image.Resampling.LANCZOS)
-    theirs, _ = reference_edit(folder, small, 7.5, 1.5, 100, 0)
-    assert relative(pipe.edit(small, INSTRUCTION, output="latent", resolution=64), theirs) < 1e-4
+    small = ImageOps.fit(picture, (128, 128), Image.Resampling.LANCZOS)
+    theirs, _ = reference_edit(thin_folder, small, 7.5, 1.5, 100, 0, name="thin")
+    assert relative(thin.edit(small, INSTRUCTION, output="latent", resolution=128), theirs) < 1e-4
 
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_an_edit_is_exact_to_1e_5(folder, pipe, picture):
-    """With latents as large as a 512x384 photograph's (f is 4 here), against the authors' formulas in float64."""
-    photograph = picture.resize((256, 192))
-    exact, written = reference_edit(folder, photograph, 7.5, 1.5, 2, SEED, torch.float64)
+def test_an_edit_is_exact_to_5e_6(thin_folder, thin, picture):
+    """A photograph of 512x384 against the authors' formulas in float64."""
+    photograph = picture.resize((512, 384))
+    exact, written = reference_edit(thin_folder, photograph, 7.5, 1.5, 2, SEED, torch.float64, "thin")
     told = []
-    ours = pipe.edit(photograph, INSTRUCTION, steps=2, seed=SEED, resolution=256, on_step=told.append)
-    assert relative(told[-1].step.z[0], exact) < 1e-5
+    ours = thin.edit(photograph, INSTRUCTION, steps=2, seed=SEED, resolution=512, on_step=told.append)
+    assert relative(told[-1].step.z[0], exact) < 5e-6
     off = np.abs(np.asarray(ours).astype(int) - written)
     assert off.max() <= 1 and (off > 0).mean() < 1e-3
 
@@ -170,13 +181,13 @@ def test_an_edit_of_real_width_is_exact_to_1e_5(picture, tmp_path):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_the_autoencoder_is_exact_to_1e_5_at_real_size(pipe):
+def test_the_autoencoder_is_exact_to_1e_5_at_real_size(thin):
     """576x384 in channels-last memory, where PyTorch's group norm is off by more, against float64."""
-    exact, x = deepcopy(oracle("editor").vae).double(), torch.rand(1, 3, 384, 576, generator=torch.manual_seed(SEED))
+    exact, x = deepcopy(oracle("thin").vae).double(), torch.rand(1, 3, 384, 576, generator=torch.manual_seed(SEED))
     mode = exact.encode(2 * x.double() - 1).latent_dist.mode()
-    assert relative(pipe.encode_image(x), mode) < 1e-5
+    assert relative(thin.encode_image(x), mode) < 1e-5
     decoded = ((exact.decode(mode / 0.18215).sample + 1) / 2).clamp(0, 1)
-    assert relative(pipe.decode(mode.float()), decoded) < 1e-5
+    assert relative(thin.decode(mode.float()), decoded) < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

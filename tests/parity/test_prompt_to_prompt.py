@@ -17,10 +17,12 @@ from transformers import CLIPTokenizer
 import minip2p
 from minip2p.control import LocalBlend, Refine, Replace, Reweight
 
-from .oracles import SIZE, VOCABULARY, oracle, relative, write_folder
+from .oracles import VOCABULARY, oracle, relative, write_folder
 from .oracles import peaked as peak
 
 STEPS, SCALE, SEED, LENGTH = 5, 7.5, 3, 20
+SIZE = (256, 128)
+"""the maps of the first level have 16 x 32 pixels, which are too many to be injected, those in the middle 8 x 16"""
 SWAP = "a red boat at night", "a red house at night"
 """each word is one token of the small vocabulary, "boat" and "house" too"""
 ADD = "a boat at night", "a red boat and a house at night"
@@ -29,7 +31,7 @@ ADD = "a boat at night", "a red boat and a house at night"
 @pytest.fixture(scope="module")
 def peaked():
     """Stable Diffusion in small, all weights random, both kinds of attention peaked, so that what is injected shows."""
-    return peak(oracle("sd1"), "attn1", "attn2")
+    return peak(oracle("thin", 4), "attn1", "attn2")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def test_a_pair_is_the_published_one(peaked, folder, uncontrolled, name):
     plain = uncontrolled(prompts)
     shows = relative(wanted[1], plain[1])
     print(f"{name}: relative differences {differences[0]:.1e}, {differences[1]:.1e}; the control changes {shows:.2f}")
-    assert max(differences) < 1e-4
+    assert max(differences) < 4e-5
     assert shows > 0.02 and torch.equal(wanted[0], plain[0])
 
 
@@ -199,4 +201,4 @@ def test_the_mask_of_a_word_is_the_published_one(peaked, folder):
     actual = ours(pipe, SWAP, Replace(cross=0.8, self=0.4), blend)
     differences = [relative(actual[0], source), relative(actual[1], source + mask * (edited - source))]
     print(f"blend: relative differences {differences[0]:.1e}, {differences[1]:.1e}; mask {mask.mean():.2f}")
-    assert max(differences) < 1e-4
+    assert max(differences) < 4e-5
