@@ -174,7 +174,7 @@ def _line(error: ValidationError, kind: type) -> str:
         return f"{name.rpartition('[')[0]} = {shown(first['input'])}: expected a list of at least {place[-1] + 1}"
     if first["type"] == "missing":
         return f"{name} is missing"
-    expected = " or ".join(map(_expected, same if first["type"].endswith(TYPES) else [first]))
+    expected = " or ".join(dict.fromkeys(map(_expected, same if first["type"].endswith(TYPES) else [first])))
     return f"{name} = {shown(first['input'])}: expected {expected}".removeprefix(" = ")
 
 

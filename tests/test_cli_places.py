@@ -356,3 +356,16 @@ def test_notes_of_the_library_are_lines(capsys):
     assert edit(given="odd.png", steps="1") == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if "colour profile" in line]
     assert len(notes) == 1 and notes[0].startswith("minip2p: note: odd.png: its colour profile was ignored")
+
+
+@pytest.mark.parametrize("verb", ["convert", "convert --layout diffusers", "train", "info"])
+def test_weights_need_a_path_in_utf8(verb, capsys):
+    """The library writes safetensors to any path, and reads none that is not UTF-8."""
+    name = os.fsdecode(b"w\xff")
+    if verb == "info":
+        Path(name).write_bytes(Path("editor.safetensors").read_bytes())
+    commands = {"train": ["train", "vae", "--preset", "tiny", "--out", name], "info": ["info", "--weights", name]}
+    before = files()
+    assert main(commands.get(verb, [*verb.split(), "--weights", "editor.safetensors", "--output", name])) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "\\udcff" in error and "weights need a path in UTF-8" in error and files() == before

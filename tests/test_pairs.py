@@ -331,7 +331,7 @@ def test_a_malformed_line_is_named(tmp_path, lines, said):
         ({"share": (0.1, 1.1)}, "share 0.1,1.1: expected numbers from 0 to 1"),
         ({"share": (0.9, 0.1)}, "share 0.9,0.1: expected the lower end first"),
         ({"scale": float("nan")}, "scale = nan: expected a finite number"),
-        ({"scale": (1, float("inf"))}, "scale = (1, inf): expected a number"),
+        ({"scale": (1, float("inf"))}, "scale[1] = inf: expected a finite number"),
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"picture": "gif"}, "unknown picture 'gif'"),
         ({"independent_noise": True}, "images from independent noise share nothing; expected share 0"),

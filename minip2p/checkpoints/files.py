@@ -78,7 +78,16 @@ def _open_file(path: Path) -> Weights:
     raise CheckpointError(f"{path}: {foreign.of_bytes(start)}; expected weights (.safetensors, .ckpt, .pt, .bin)")
 
 
+def check_name(path: Path) -> None:
+    """Raise ValueError for a path that is not UTF-8, which the safetensors library writes but cannot read."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(path)!r}: weights need a path in UTF-8; choose another name") from None
+
+
 def _open_safetensors(path: Path) -> Weights:
+    check_name(path)
     try:
         with safe_open(path, framework="pt") as file:
             return Weights({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
@@ -119,6 +128,7 @@ def write_safetensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None = None
 ) -> None:
     """Write one file atomically, floating tensors as `dtype` (None keeps each one's own). Same content, same bytes."""
+    check_name(Path(path))
     plain, starts = {}, set()
     for name, tensor in tensors.items():
         tensor = on_cpu(tensor, dtype).contiguous()

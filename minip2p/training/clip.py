@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchvision.utils import save_image
 
 from ..config import TextConfig
 from ..models.clip import CLIP
@@ -65,6 +64,8 @@ class CLIPStage:
 
     def preview(self, module: CLIP, path: Path) -> dict[str, float]:
         """Draws held-out images; the fraction of them that retrieve their own caption."""
+        from torchvision.utils import save_image  # here, since importing it takes 3 s
+
         images, captions = self.data.batch(HELD_OUT)
         save_image(images[:32], path, nrow=16)
         logits = self.logits(module, (images, captions))

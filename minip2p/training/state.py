@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.files import write_torch
+from ..checkpoints.files import check_name, write_torch
 from ..files import read_json
 from .fsdp import gather_tensors, shard_like
 from .logs import Meter
@@ -51,7 +51,9 @@ def _is_run(config: Path) -> bool:
 
 
 def check_writable(out: Path) -> None:
-    """Raise OSError that names the folder if no file can be written in it: to know it before hours of work."""
+    """Raise OSError that names the folder if no file can be written in it, ValueError where it has a name that weights
+    cannot have: to know it before hours of work."""
+    check_name(out)
     try:
         with NamedTemporaryFile(prefix=".", suffix=".part", dir=out):
             pass

@@ -144,7 +144,11 @@ def spelled(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return found
 
 
-@pytest.mark.parametrize("kind, layers", [("kohya", "all"), ("processor", "attention")])
+@pytest.mark.parametrize(
+    "base, kind, layers",
+    [("editor", "kohya", "all"), ("sd2", "kohya", "all"), ("sd2", "processor", "attention")],
+    indirect=["base"],
+)
 def test_files_of_kohya_and_of_earlier_diffusers(kind, layers, base, tmp_path):
     """Convolutions of 1x1 and 3x3; kohya's alpha is not the rank (and the same everywhere: diffusers loses others)."""
     name, folder = base
@@ -153,6 +157,7 @@ def test_files_of_kohya_and_of_earlier_diffusers(kind, layers, base, tmp_path):
     compare(folder, name, file, read_by_them(name, file, 0.8), 0.8)
 
 
+@pytest.mark.parametrize("base", ["sd2"], indirect=True)
 def test_adapters_that_peft_saves(base, tmp_path):
     """One network in a folder, its alpha in adapter_config.json."""
     name, folder = base

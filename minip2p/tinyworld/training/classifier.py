@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
-from torchvision.transforms.functional import gaussian_blur
-from torchvision.utils import save_image
 from tqdm import tqdm
 
 from ... import checkpoints
@@ -94,6 +92,8 @@ class ClassifierStage:
     def preview(self, module: nn.Module, path: Path) -> dict[str, float]:
         """Draws degraded images; on held-out renderings, the accuracy of attributes and the fraction of images with
         all attributes correct."""
+        from torchvision.utils import save_image  # here, since importing it takes 3 s
+
         save_image(self.data.batch(HELD_OUT)[0][:32], path, nrow=16)
         images, truth = self.data.rendered(HELD_OUT, PREVIEWED)
         found = module(images.to(next(module.parameters()).device)).argmax().cpu()
@@ -163,6 +163,7 @@ def answers(scenes: list[Scene], config: ClassifierConfig) -> Tensor:
 def degrade(x: Tensor, config: ClassifierTraining, generator: torch.Generator) -> Tensor:
     """Images (b, 3, y, x) in [0, 1] with errors like a text-to-image model's, each to its own degree: blur, tint, fine
     and coarse noise; all shifted a little alike. A fraction of `config.clean` is only shifted."""
+    from torchvision.transforms.functional import gaussian_blur  # here, since importing it takes 3 s
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(len(x), channels, 1, 1, generator=generator)

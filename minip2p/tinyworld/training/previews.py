@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torchvision.utils import save_image
 
 from ...data.images import from_tensor
 from ...pipeline import Pipeline
@@ -38,6 +37,8 @@ class EditPreview:
 
     def __call__(self, pipe: Pipeline, path: Path) -> dict[str, float]:
         """Draws sources above results above targets; the fraction of correct results, and their median PSNR in dB."""
+        from torchvision.utils import save_image  # here, since importing it takes 3 s
+
         sources, targets = (self.images() / 2 + 0.5).unbind(1)
         if self.text == "instruction":
             images = [from_tensor(x) for x in sources]
