@@ -69,7 +69,7 @@ class Fake:
             raise KeyboardInterrupt
         (folder / "words.json").write_text(json.dumps([len(variant.words), seed]))
 
-    def judge(self, weights: Path) -> list[dict]:
+    def evaluate(self, weights: Path) -> list[dict]:
         words, seed = json.loads(weights.with_name("words.json").read_text())
         hard, luck = np.random.default_rng(7).normal(size=20), np.random.default_rng(seed).normal(size=20)
         psnr = 20 + 3 * hard + luck + 0.25 * words
@@ -78,7 +78,7 @@ class Fake:
 
 def made(folder: Path, *texts: str, seeds=(0, 1), fake=Fake(), **more) -> Ablation:
     variants = [parse_variant(text) for text in texts or ("baseline:", "rms: model.unet.norm=rms")]
-    return Ablation(folder=folder, variants=variants, seeds=seeds, train=fake.train, judge=fake.judge, **more)
+    return Ablation(folder=folder, variants=variants, seeds=seeds, train=fake.train, evaluate=fake.evaluate, **more)
 
 
 def test_differences_are_paired_by_seed_and_item(tmp_path):
@@ -131,7 +131,7 @@ def test_mistakes_of_a_judge_are_named(tmp_path):
     class Judged(Fake):
         found: tuple = ()
 
-        def judge(self, weights):
+        def evaluate(self, weights):
             return self.found
 
     for found, message in (((), "no items"), (({"key": "a", "x": float("nan")},), "x of item a"), (({"x": 1},), "key")):

@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction
 
 from ..evaluation.curves import IMAGE_SCALES
 from . import files
-from .ablation_runs import JUDGED, RunOptions, check_judges, check_variant, config_of, judge, train
+from .ablation_runs import JUDGED, RunOptions, check_judges, check_variant, config_of, evaluate, train
 from .arguments import limit_threads, optional
 from .printing import note, say
 from .work import EngineOptions, show_progress
@@ -25,7 +25,7 @@ RESULTS = "table.json", "table.md", "differences.png", "differences.svg", "figur
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Train variants of a model, each with several seeds and equal steps, and judge all of them on the same items.
+    """Train variants of a model, each with several seeds and equal steps, and evaluate all of them on the same items.
 
     The output folder gets a table (table.md, table.json): means with intervals, paired differences to the baseline,
     parameters, FLOP, pictures/s; and figures. To resume a stopped ablation, or to add variants or seeds, repeat the
@@ -41,7 +41,7 @@ class Options(RunOptions):
     """variants as a JSON file: {"rms": "model.unet.norm=rms", ...}"""
     figure: Annotated[Literal[10] | None, optional("10")] = None
     """the variants of the paper's Figure 10: all of --data, 10 %, 1 %, without the CLIP filter, and --unshared; with
-    one seed, judged by CLIP at image scales 1.0 1.2 ... 2.2"""
+    one seed, evaluated by CLIP at image scales 1.0 1.2 ... 2.2"""
     unshared: Annotated[str | None, optional("PATH")] = None
     """for --figure 10: pairs made without Prompt-to-Prompt (minip2p pairs --share 0)"""
     seeds: Annotated[int | None, optional("N", "(default: 3; for --figure 10, 1)")] = None
@@ -50,7 +50,7 @@ class Options(RunOptions):
 
 
 def run(options: Options) -> None:
-    """Check all variants, train and judge what is missing, write the table when all is there."""
+    """Check all variants, train and evaluate what is missing, write the table when all is there."""
     from .. import units
     from ..evaluation import ablation
     from ..training.stops import Stopped
@@ -65,7 +65,7 @@ def run(options: Options) -> None:
         variants=variants_of(options),
         seeds=range((1 if options.figure else 3) if options.seeds is None else options.seeds),
         train=partial(train, options),
-        judge=partial(judge, options),
+        evaluate=partial(evaluate, options),
         header=options.header,
         threads=options.threads,
     )

@@ -1,4 +1,4 @@
-"""The runs of `minip2p ablate`: how a variant is checked, trained and judged, in any process."""
+"""The runs of `minip2p ablate`: how a variant is checked, trained and evaluated, in any process."""
 
 import os
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class RunOptions:
     clip: Annotated[str | None, optional("PATH", "(default: the shipped tiny CLIP)")] = None
     """clip: a CLIP checkpoint"""
     number: int = 300
-    """items, at most, that each model is judged on"""
+    """items, at most, that each model is evaluated on"""
     sampling_steps: int = 30
     """steps of the sampler"""
     image_scales: Annotated[tuple[float, ...], optional("FLOAT ...", "(default: the model's own)")] = ()
@@ -64,7 +64,7 @@ class RunOptions:
 
     @property
     def pairs(self) -> str | None:
-        """What CLIP judges on."""
+        """What CLIP evaluates on."""
         return self.test or self.data
 
     @property
@@ -155,7 +155,7 @@ def shared_latents(config: Any, folder: Path) -> Iterator[None]:
         own.rename(shared)
 
 
-def judge(options: RunOptions, weights: Path) -> list[dict[str, Any]]:
+def evaluate(options: RunOptions, weights: Path) -> list[dict[str, Any]]:
     """A row for each item and judge."""
     from ..engines import local_device
     from ..loading import load

@@ -1,13 +1,13 @@
-"""Whether a change helps: variants of a training, each with several seeds, all judged on the same items.
+"""Whether a change helps: variants of a training, each with several seeds, all evaluated on the same items.
 
     OUT/run.json                     the header: what all runs have in common
     OUT/runs/rms-0/                  the training of the variant "rms" with seed 0, as `minip2p train` writes it
     OUT/rms-0/items.jsonl            a unit of work: the judge's numbers, a line for each item
     OUT/rms-0/about.json             its words, and what it cost: parameters, FLOP, pictures/s
 
-A run is trained and judged by two functions, so that an ablation knows neither stages nor worlds:
+A run is trained and evaluated by two functions, so that an ablation knows neither stages nor worlds:
 
-    ablation = Ablation(folder=..., variants=[Variant(name="baseline"), ...], seeds=(0, 1, 2), train=..., judge=...)
+    ablation = Ablation(folder=..., variants=[Variant(name="baseline"), ...], seeds=(0, 1, 2), train=..., evaluate=...)
     for unit in run(ablation): print(unit.name)           # trains what is missing; a stopped run continues
     print(table(rows(ablation)))                          # `ablation_table`
 """
@@ -39,7 +39,7 @@ RUNS = "runs"
 Train = Callable[["Variant", int, Path], None]
 """(variant, seed, folder): train the variant so that folder/model.safetensors is there. Called again after a stop, it
 continues; once finished, it does nothing"""
-Judge = Callable[[Path], Sequence[Mapping[str, Any]]]
+Evaluate = Callable[[Path], Sequence[Mapping[str, Any]]]
 """weights -> a row for each item: "key", which names the item; numbers, one for each metric; perhaps "point", the image
 scale; other texts, such as a kind of edit, by which rows can be chosen"""
 
@@ -91,7 +91,7 @@ class Ablation:
     """the first is the baseline, which the others are compared with"""
     seeds: Sequence[int] = (0, 1, 2)
     train: Train
-    judge: Judge
+    evaluate: Evaluate
     """of all items in one order, whatever the weights. Both functions must pickle for Ray"""
     header: Mapping[str, Any] = field(default_factory=dict)
     """everything else that determines the results, as values of JSON"""
@@ -119,7 +119,7 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMaker:
-    """Trains and judges one run after the other."""
+    """Trains and evaluates one run after the other."""
 
     ablation: Ablation
 
@@ -131,7 +131,7 @@ class RunMaker:
     def make(self, name: str) -> Result:
         (variant, seed), folder = self.ablation.runs[name], self.ablation.folder / RUNS / name
         self.ablation.train(variant, seed, folder)
-        items = check_items(self.ablation.judge(folder / "model.safetensors"), name)
+        items = check_items(self.ablation.evaluate(folder / "model.safetensors"), name)
         about = {"variant": variant.name, "words": list(variant.words), "seed": seed} | cost_of_run(folder)
         files = {"items.jsonl": json_lines(items), "about.json": (json.dumps(about, indent=2) + "\n").encode()}
         return Result(files, {"models": 1, "items": len(items)})
@@ -152,7 +152,7 @@ def check_items(rows: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, 
 
 
 def run(ablation: Ablation, **engine: Any) -> engines.Run:
-    """Train and judge the runs that are not there yet; each is yielded when its unit was written.
+    """Train and evaluate the runs that are not there yet; each is yielded when its unit was written.
 
     engine: options of `engines.run`. A finished run's states are removed, as nothing continues from them. Raises
     ValueError where the folder holds another ablation, or a run of the same name and other words. Variants and seeds

@@ -27,7 +27,7 @@ COSTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A variant, over all seeds; where it was judged at several image scales, a variant at one of them."""
+    """A variant, over all seeds; where it was evaluated at several image scales, a variant at one of them."""
 
     variant: str
     words: tuple[str, ...]
@@ -49,7 +49,7 @@ Values = dict[tuple[float | None, str], tuple[list[str], np.ndarray]]
 def rows(ablation: Ablation, **where: str) -> list[Row]:
     """A row for each variant and point, of the items whose labels are `where`: rows(ablation, kind="colour").
 
-    Raises ValueError for a run that is not finished, for runs judged on different items, and where no item is left.
+    Raises ValueError for a run that is not finished, for runs evaluated on different items, and where no item is left.
     """
     found, baseline = [], None
     for variant in ablation.variants:
@@ -86,7 +86,7 @@ def _values(runs: Sequence[Sequence[Mapping[str, Any]]], where: Mapping[str, str
                     columns[-1].setdefault((item.get("point"), metric), {})[item["key"]] = x
     first = {at: [*column] for at, column in columns[0].items()}
     if any({at: [*column] for at, column in each.items()} != first for each in columns):
-        raise ValueError(f"{name}: its seeds were judged on different items")
+        raise ValueError(f"{name}: its seeds were evaluated on different items")
     if not first:
         raise ValueError(f"{name}: no item has {', '.join(f'{key} {word}' for key, word in where.items())}")
     return {at: (keys, np.array([[*each[at].values()] for each in columns])) for at, keys in first.items()}
@@ -98,7 +98,7 @@ def _differences(
     """Metric -> ours - the baseline's (seeds, n)."""
     theirs = {metric: baseline[point, metric] for metric in ours if (point, metric) in baseline}
     if any(ours[metric][0] != keys for metric, (keys, _) in theirs.items()):
-        raise ValueError(f"{name} was judged on other items than the baseline")
+        raise ValueError(f"{name} was evaluated on other items than the baseline")
     return {metric: ours[metric][1] - x for metric, (_, x) in theirs.items()}
 
 
@@ -139,7 +139,7 @@ def table(found: Sequence[Row]) -> str:
 
 def differences(found: Sequence[Row]) -> "Figure | None":
     """Each variant's difference to the baseline with its interval, a panel for each metric; None where nothing is
-    judged at the model's own image scale. Raises ValueError without matplotlib."""
+    evaluated at the model's own image scale. Raises ValueError without matplotlib."""
     rows = [row for row in found if row.point is None and row.differences]
     if not rows:
         return None

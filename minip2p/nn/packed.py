@@ -1,8 +1,8 @@
 """Wide layers for inference on a CPU, whose weights lie in the order in which oneDNN's kernels read them.
 
 PyTorch's own layers put their weights in that order again at every call: where 1280 channels meet 8x8 pixels, that
-takes twice as long as the convolution. Results are the same to rounding, no second copy of the weights is kept,
-`state_dict` has them in PyTorch's order, and gradients flow to the input.
+takes twice as long as the convolution. Results are the same to rounding, linear layers and convolutions keep no second
+copy of their weights, `state_dict` has them in PyTorch's order, and gradients flow to the input.
 """
 
 from typing import Any

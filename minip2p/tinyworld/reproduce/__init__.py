@@ -10,5 +10,5 @@ figure8.py     the editor against SDEdit
 figure10.py    less data, no filter, no sharing
 ceiling.py     how much better an editor of true pairs is
 ablations.py   one change to the editor in each row
-editors.py     the editors that the last three train and judge; sets.py: sets of pairs without files
+editors.py     the editors that the last three train and evaluate; sets.py: sets of pairs without files
 """

@@ -14,20 +14,20 @@ from ...evaluation.ablation_table import Row, differences, rows, table
 from ...schema import words_of
 from ...training.checkpoint_parts import write_parts
 from .claims import Claim, Estimate
-from .editors import base_config, judge_truth, judged, raw_model, train
+from .editors import base_config, evaluate_truth, evaluated, raw_model, train
 from .parts import Section, Setup
 
 
 def ablation(setup: Setup) -> Section:
-    """Train, judge, compare."""
+    """Train, evaluate, compare."""
     variants = [
         each for each in variants_of(setup.editor.config) if not (some := setup.sizes.variants) or each.name in some
     ]
     if unknown := set(setup.sizes.variants) - {each.name for each in variants}:
         known = ", ".join(each.name for each in variants_of(setup.editor.config))
         raise ValueError(f"variants: unknown {min(unknown)!r}; there are {known}")
-    how = {"train": partial(train_from_scratch, setup), "judge": partial(judge_truth, setup)}
-    found = judged(setup, "ablation", [Variant(name="baseline"), *variants], setup.sizes.seeds, **how)
+    how = {"train": partial(train_from_scratch, setup), "evaluate": partial(evaluate_truth, setup)}
+    found = evaluated(setup, "ablation", [Variant(name="baseline"), *variants], setup.sizes.seeds, **how)
     return section(rows(found), setup)
 
 
@@ -71,7 +71,7 @@ def section(found: Sequence[Row], setup: Setup) -> Section:
     found = [replace(row, cost={key: row.cost[key] for key in costs if key in row.cost}) for row in found]
     s, drawn = setup.sizes, differences(found)
     text = f"""Each row is the editor's config with one change, trained from random weights for {s.training_steps:,}
-steps on {s.rendered:,} rendered pairs, and judged against the truth on {s.edits} held-out edits, as in the ceiling.
+steps on {s.rendered:,} rendered pairs, and evaluated against the truth on {s.edits} held-out edits, as in the ceiling.
 
 {table(found)}
 

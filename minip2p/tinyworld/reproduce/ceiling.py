@@ -1,6 +1,6 @@
 """The ceiling: how much better an editor would be if its training pairs were right. The paper could not measure it.
 
-Editors of one size and equally many steps, on true pairs and on made ones; all are judged on the same held-out edits.
+Editors of one size and equally many steps, on true pairs and on made ones, evaluated on the same held-out edits.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from ...evaluation.ablation import Ablation
 from ..evaluation.common import markdown
 from ..scenes import EDIT_KINDS
 from .claims import Claim, mean
-from .editors import DATA, KEPT, judge_truth, judged, on_data, train_on_data, values
+from .editors import DATA, KEPT, evaluate_truth, evaluated, on_data, train_on_data, values
 from .parts import Section, Setup
 
 NAMES = (KEPT, "true", "true-same", "p2p-all", "common-kept", "independent-kept")
 
 
 def ceiling(setup: Setup) -> Section:
-    """Train, judge, and compare."""
-    how = {"train": partial(train_on_data, setup), "judge": partial(judge_truth, setup)}
-    found = judged(setup, "ceiling", on_data(*NAMES), setup.sizes.seeds, **how)
+    """Train, evaluate, and compare."""
+    how = {"train": partial(train_on_data, setup), "evaluate": partial(evaluate_truth, setup)}
+    found = evaluated(setup, "ceiling", on_data(*NAMES), setup.sizes.seeds, **how)
     return section(found, setup.sizes.training_steps)
 
 

@@ -1,7 +1,7 @@
-"""Editors trained on sets of pairs that differ in one thing, which the ceiling and Figure 10 judge.
+"""Editors trained on sets of pairs that differ in one thing, which the ceiling and Figure 10 evaluate.
 
 All start from the text-to-image model, as in the paper, and are trained for equally many steps. A training is done
-once, in OUT/editors; `evaluation.ablation` runs it, judges it, and pairs the results.
+once, in OUT/editors; `evaluation.ablation` runs it, evaluates it, and pairs the results.
 """
 
 import shutil
@@ -69,17 +69,17 @@ DATA = {
 }
 
 
-def judged(
-    setup: Setup, part: str, variants: Sequence[Variant], seeds: int, train: ablation.Train, judge: ablation.Judge
+def evaluated(
+    setup: Setup, part: str, variants: Sequence[Variant], seeds: int, train: ablation.Train, evaluate: ablation.Evaluate
 ) -> Ablation:
-    """Train the editors that are not trained yet, and judge those that are not judged yet, in OUT/PART."""
+    """Train the editors that are not trained yet, and evaluate those that are not evaluated yet, in OUT/PART."""
     header = {key: value for key, value in setup.header.items() if key != "threads"} | {"part": part}
     found = Ablation(
         folder=setup.out / part,
         variants=variants,
         seeds=range(seeds),
         train=train,
-        judge=judge,
+        evaluate=evaluate,
         header=header,
         threads=setup.sizes.threads,
     )
@@ -93,7 +93,7 @@ def on_data(*names: str) -> list[Variant]:
 
 
 def train_on_data(setup: Setup, variant: Variant, seed: int, folder: Path) -> None:
-    """The editor of a key of DATA. It is trained once, in OUT/editors, and copied to each part that judges it."""
+    """The editor of a key of DATA. It is trained once, in OUT/editors, and copied to each part that evaluates it."""
     run, starts_from = setup.out / "editors" / f"{variant.name}-{seed}", [setup.file("text2image")]
     prompts = {group for group, _ in Latents.open(encoded(setup, variant.name)).groups}
     part = max(DATA[variant.name].fraction, 1 / len(prompts))  # of few prompts one, at least
@@ -198,7 +198,7 @@ def same_pairs(setup: Setup, filtered: clip_filter.Filtered) -> Edits:
 # Judging
 
 
-def judge_truth(setup: Setup, weights: Path) -> list[dict[str, Any]]:
+def evaluate_truth(setup: Setup, weights: Path) -> list[dict[str, Any]]:
     """Each held-out edit against the truth, as `minip2p tiny evaluate` does."""
     s, pipe = setup.sizes, load(weights, device=setup.device, dtype="float32")
     results = evaluate_editor(pipe, s.edits, steps=s.edit_steps, batch_size=s.unit, seed=s.seed)

@@ -16,7 +16,7 @@ from ...evaluation.summary import ACROSS, UP, Point, figure, summarize, table
 from ...evaluation.sweep import SweepMaker
 from ...loading import load
 from .claims import AGREES, Claim, mean
-from .editors import DATA, KEPT, encoded, judged, on_data, train_on_data, values
+from .editors import DATA, KEPT, encoded, evaluated, on_data, train_on_data, values
 from .figure8 import held_out_set, settings_of
 from .parts import Section, Setup
 
@@ -27,15 +27,15 @@ Found = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def figure10(setup: Setup) -> Section:
-    """Train, judge, compare: one editor of each kind of data, as in the paper."""
-    how = {"train": partial(train_on_data, setup), "judge": partial(judge_sweep, setup)}
-    results = judged(setup, "figure10", on_data(*NAMES), 1, **how)
+    """Train, evaluate, compare: one editor of each kind of data, as in the paper."""
+    how = {"train": partial(train_on_data, setup), "evaluate": partial(evaluate_sweep, setup)}
+    results = evaluated(setup, "figure10", on_data(*NAMES), 1, **how)
     found = {name: {key: values(results, name, key).mean(axis=0) for key in KEYS.values()} for name in NAMES}
     about = {"protocol": "paired", "clip_model": clip_name(setup.clip), "pixels": PIXELS["paired"], "filter": FILTER}
     return section(found, setup.sizes.image_scales, about, len(Latents.open(encoded(setup, KEPT))))
 
 
-def judge_sweep(setup: Setup, weights: Path) -> list[dict[str, Any]]:
+def evaluate_sweep(setup: Setup, weights: Path) -> list[dict[str, Any]]:
     """CLIP's similarities of the held-out edits of Figure 8, with loosely worded captions, at each image scale."""
     settings, edits, n = settings_of(setup), held_out_set(setup, "loose"), setup.sizes.items
     curve = Curve(name="editor", method="editor", source=str(weights), points=setup.sizes.image_scales)

@@ -42,7 +42,7 @@ class Sizes:
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
     """ceiling, ablation: editors of each variant"""
     edits: Annotated[int, Field(ge=1, le=100_000)] = 300
-    """ceiling, ablation: held-out edits on which each editor is judged"""
+    """ceiling, ablation: held-out edits on which each editor is evaluated"""
     variants: tuple[Name, ...] = ()
     """ablation: rows of the table, beside the baseline; none: all"""
     generation_steps: SamplingSteps = 20
