@@ -10,6 +10,7 @@ README = HERE / "README.md"
 USE = {
     "data": ["datasets"],
     "hub": ["huggingface_hub"],
+    "lessons": ["ipykernel", "matplotlib", "nbclient"],
     "log": ["tensorboard"],
     "plot": ["matplotlib"],
     "ray": ["ray"],

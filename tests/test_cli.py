@@ -15,11 +15,12 @@ import pytest
 import torch
 from helpers_cli import edit, files, pixels
 from PIL import Image
+from tqdm import tqdm
 
 import minip2p
 from minip2p import cores
 from minip2p.cli import main, metadata
-from minip2p.cli.arguments import limit_threads
+from minip2p.cli.arguments import limit_threads, progress_bar
 from minip2p.data import contact_sheet
 
 ROOT = Path(__file__).parent.parent
@@ -371,3 +372,11 @@ def test_convert_and_info(capsys):
     told = capsys.readouterr().out
     assert "editor" in told and "bfloat16" in told and '"in_channels": 8' in told
     assert edit("--weights", "wide.safetensors") == 0
+
+
+def test_a_silenced_bar_shows_nothing(monkeypatch, capsys):
+    """As TQDM_DISABLE=1 makes every bar."""
+    monkeypatch.setattr("tqdm.tqdm", partial(tqdm, disable=True))
+    with progress_bar("step", "edit") as show:
+        show(1, 2, "edit, again")
+    assert capsys.readouterr().err == ""

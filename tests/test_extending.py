@@ -15,8 +15,7 @@ from torch import nn
 
 import minip2p
 from minip2p.config import override
-from minip2p.control import Control
-from minip2p.control.run import AtSites
+from minip2p.control import AtSites, Control
 from minip2p.data.edits import LAYOUTS, open_edits
 from minip2p.data.layouts.common import EditText, EncodedImage
 from minip2p.diffusion import BETAS, PREDICTIONS, SAMPLERS, SCHEDULES, SPACINGS, Cond, FlowSchedule, Step

@@ -189,6 +189,8 @@ def progress_bar(unit: str, what: str = "") -> Iterator[Callable[..., None]]:
     with tqdm(desc=plain(what), unit=unit, mininterval=interval, dynamic_ncols=True, leave=False) as bar:
 
         def show(done: int, total: int, what: str = what) -> None:
+            if bar.disable:  # TQDM_DISABLE=1
+                return
             if done <= bar.n:
                 bar.reset()
             if plain(what) != bar.desc:

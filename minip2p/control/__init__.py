@@ -6,7 +6,7 @@ A control is an argument of `Pipeline.edit`, `generate`, `sdedit` and `generate_
 from .blend import LocalBlend
 from .inject import Refine, Replace, Reweight
 from .record import Record
-from .run import Control, Run
+from .run import AtSites, Control, Run
 from .share import Share
 
-__all__ = ["Control", "LocalBlend", "Record", "Refine", "Replace", "Reweight", "Run", "Share"]
+__all__ = ["AtSites", "Control", "LocalBlend", "Record", "Refine", "Replace", "Reweight", "Run", "Share"]
