@@ -26,6 +26,7 @@ EXTRAS = USE | {
         *(name for extra in ("data", "hub", "plot", "ray", "text") for name in USE[extra]),
     ],
     "dev": ["ruff", "mypy"],
+    "docs": ["pdoc>=16"],
     "all": sorted({name for names in USE.values() for name in names}),
 }
 

@@ -19,4 +19,5 @@ def __getattr__(name: str):
     """The names of `__all__`, fetched when first used: `import minip2p` alone does not wait for torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return value

@@ -89,7 +89,7 @@ def checked(kind: type[T]) -> type[T]:
 
     Making one raises ValueError in one line.
     """
-    made: Any = pydantic.dataclasses.dataclass(kind, frozen=True, kw_only=True, config=STRICT)
+    made: Any = _dataclass(kind, STRICT)
     made.__init__ = _in_one_line(made.__init__, made)
     return made
 
@@ -101,7 +101,13 @@ def foreign(kind: type[T]) -> type[T]:
     A field has our name, and theirs where that is another: `width: Width = theirs("hidden_size", 768)`.
     """
     config = STRICT | {"extra": "ignore", "defer_build": True}  # until such a file is read
-    return pydantic.dataclasses.dataclass(kind, frozen=True, kw_only=True, config=config)
+    return _dataclass(kind, config)
+
+
+def _dataclass(kind: type[T], config: ConfigDict) -> type[T]:
+    made = pydantic.dataclasses.dataclass(kind, frozen=True, kw_only=True, config=config)
+    made.__init__.__annotations__.clear()  # they name what only type checkers can import; the fields have their own
+    return made
 
 
 def theirs(name: str, default: Any) -> Any:

@@ -16,6 +16,7 @@ Vocab = dict[str, Token]
 
 
 def split_pair(merge: Any) -> Any:
+    """ "a b" as ("a", "b"); a list as a tuple."""
     return tuple(merge.split(" ") if isinstance(merge, str) else merge) if isinstance(merge, (str, list)) else merge
 
 
@@ -39,6 +40,7 @@ class NumberedToken(AddedToken):
 
 
 def as_token(value: Any) -> Any:
+    """A token from its text alone, or from all that a file says of it."""
     return AddedToken(content=value) if isinstance(value, str) else value and from_dict(AddedToken, value)
 
 

@@ -15,6 +15,7 @@ from minip2p.config import PRESETS, override
 from minip2p.pipeline import Pipeline
 from minip2p.tinyworld.scenes import render, sample_edit
 from minip2p.tinyworld.training.presets import EDITOR
+from minip2p.tinyworld.training.previews import EditPreview
 from minip2p.tinyworld.training.stages import STAGES
 from minip2p.training import memory, state
 from minip2p.training.build import resolve_config
@@ -49,6 +50,20 @@ def one_estimate_a_network():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "saved_tensors", remembered)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_previews():
+    """2 of the tiny world's 64 previews, with which a short training ends: they would take longer than it."""
+    whole = EditPreview.__init__
+
+    def few(preview, *given, **how):
+        whole(preview, *given, **how)
+        preview.edits, preview.texts = preview.edits[:2], preview.texts[:2]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EditPreview, "__init__", few)
         yield
 
 

@@ -1,16 +1,12 @@
 """The shipped weights: they load, edit, generate and predict, and a sample confirms the figures of their README."""
 
-import re
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import minip2p
-from minip2p.cli import main
 from minip2p.data.images import to_tensor
 from minip2p.evaluation.metrics import psnr
 from minip2p.tinyworld.classifier import load_classifier
@@ -35,15 +31,6 @@ def text2image():
 def test_files_are_small():
     sizes = [path.stat().st_size for path in minip2p.shipped("editor").parent.iterdir() if path.is_file()]
     assert max(sizes) < 25e6 and sum(sizes) < 60e6
-
-
-def test_links_into_the_weights_readme_have_their_headings():
-    folder = minip2p.shipped("editor").parent
-    lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
-    anchors = {line.lstrip("# ").lower().replace(" ", "-") for line in lines if line.startswith("#")}
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    links = set(re.findall(r"weights/tiny/README\.md#([\w-]+)", readme))
-    assert links and links <= anchors
 
 
 def test_the_editor_is_mostly_correct(pipe):
@@ -110,16 +97,15 @@ def test_far_fewer_pixels_change_with_the_same_noise(text2image):
 @pytest.mark.slow
 def test_null_text_inversion_reconstructs(text2image):
     """It comes within 0.5 dB of the autoencoder alone; DDIM inversion does not, at this guidance scale."""
-    rng = np.random.default_rng(12)
-    for scene in (sample_scene(rng),):
-        image, how = render(scene, 64), {"scale": 7.5, "steps": 20, "learning_rate": 0.03}
-        x = to_tensor(image)
-        alone = psnr(text2image.decode(text2image.config.vae.scaling_factor * text2image.encode_image(x[None]))[0], x)
-        ddim, null_text = (
-            psnr(text2image.generate(scene.caption, start=start, output="tensor"), x)
-            for start in (text2image.invert(image, scene.caption, method=m, **how) for m in ("ddim", "null_text"))
-        )
-        assert null_text > alone - 0.5 and null_text > ddim + 1
+    scene = sample_scene(np.random.default_rng(12))
+    image, how = render(scene, 64), {"scale": 7.5, "steps": 8, "learning_rate": 0.1}
+    x = to_tensor(image)
+    alone = psnr(text2image.decode(text2image.config.vae.scaling_factor * text2image.encode_image(x[None]))[0], x)
+    ddim, null_text = (
+        psnr(text2image.generate(scene.caption, start=start, output="tensor"), x)
+        for start in (text2image.invert(image, scene.caption, method=m, **how) for m in ("ddim", "null_text"))
+    )
+    assert null_text > alone - 0.5 and null_text > ddim + 4
 
 
 def test_a_given_image_is_edited_by_inversion(text2image):
@@ -130,32 +116,3 @@ def test_a_given_image_is_edited_by_inversion(text2image):
     again, night = text2image.generate_pair(*captions, share=0.5, start=start)
     first, second = predict(load_classifier(), [again, night])
     assert first == scene.attributes and second.time == "night" and second.setting == scene.setting
-
-
-@pytest.mark.parametrize(
-    "of, words, expected",
-    [
-        ("edits", ["--number", "2"], "| **all** | 2 |"),
-        ("text2image", ["--number", "2"], "generated from loosely worded captions"),
-        ("pairs", ["--number", "2"], "other noise"),
-        ("classifier", ["--number", "2"], "through the autoencoder"),
-        ("instructions", ["--number", "4"], "| captions | valid | consistent |"),
-    ],
-)
-def test_each_evaluation_runs_from_the_command_line(of, words, expected, capsys):
-    assert main(["tiny", "evaluate", "--of", of, "--steps", "1", *words]) == 0
-    assert expected in capsys.readouterr().out
-
-
-def test_the_command_line_edits_with_it(tmp_path, capsys):
-    began = time.perf_counter()
-    output = tmp_path / "night.png"
-    example = minip2p.shipped("editor").parent / "example.png"
-    assert (
-        main(["edit", "--input", str(example), "--edit", "make it night", "--output", str(output), "--steps", "10"])
-        == 0
-    )
-    assert output.exists() and time.perf_counter() - began < 60
-    again = ["--again", "--input", str(example), "--output", str(tmp_path / "again.png")]
-    assert main(["show", str(output), *again]) == 0
-    assert "equal" in capsys.readouterr().out

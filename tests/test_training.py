@@ -158,6 +158,7 @@ def test_the_recipe_trains_every_stage_and_continues_where_it_stopped(tmp_path, 
     thin["editor"] = replace(thin["editor"], presets={"tiny": editor})
     monkeypatch.setattr(recipe, "STAGES", thin)
     monkeypatch.setattr(recipe, "EDITOR_FROM_PAIRS", config_of("editor"))
+    monkeypatch.setattr(loop, "describe_memory", lambda *_: "")  # takes longer than six steps
     trained, asked = [], []
 
     def show(logs, steps, name):

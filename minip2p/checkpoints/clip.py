@@ -111,6 +111,7 @@ def sd2_text_of(tensors: Tensors) -> TextConfig:
 
 
 def vision_of(tensors: Tensors, column: int) -> VisionConfig:
+    """The vision tower of OpenAI's CLIPs, by the shapes of its tensors."""
     ours, names, _ = pull(tensors, links(vision_rows(VisionConfig(layers=MOST_LAYERS)), column))
     found = _sizes(ours, names)
     size = ours["patch.weight"].shape[-1]
@@ -146,6 +147,7 @@ def text_config(path: Path, tokens: tuple[int, int, int] | None) -> TextConfig:
 
 
 def text_json(c: TextConfig) -> dict[str, Any]:
+    """A text tower as transformers' config.json has it."""
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",

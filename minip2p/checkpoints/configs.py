@@ -27,6 +27,7 @@ def one_for_all(value: Any) -> Any:
 
 
 def as_list(value: Any) -> Any:
+    """A number as a list of one; a list and None as they are."""
     return tuple(value) if isinstance(value, list) else value if value is None else (value,)
 
 
@@ -147,6 +148,7 @@ def unet(path: Path) -> UNetConfig:
 
 
 def unet_json(c: UNetConfig, sample_size: int) -> dict[str, Any]:
+    """A UNet as diffusers' config.json has it. sample_size: side of the latents."""
     attends = [word != "none" for word in c.attention]
     return {
         "_class_name": "UNet2DConditionModel",
@@ -169,6 +171,7 @@ def vae(path: Path) -> VAEConfig:
 
 
 def vae_json(c: VAEConfig, resolution: int) -> dict[str, Any]:
+    """An autoencoder as diffusers' config.json has it. resolution: side of the images."""
     return {
         "_class_name": "AutoencoderKL",
         "sample_size": resolution,
@@ -194,6 +197,7 @@ def schedule(path: Path) -> ScheduleConfig:
 
 
 def schedule_json(c: Config) -> dict[str, Any]:
+    """The noise schedule as diffusers' scheduler_config.json has it."""
     rescaled = c.schedule.kind == "zero_snr"
     return {
         "_class_name": "EulerAncestralDiscreteScheduler" if kind_of(c) == "editor" else "DDIMScheduler",

@@ -46,6 +46,7 @@ class ViTFile:
 
 
 def dino_rows(c: VisionConfig) -> list[Row]:
+    """The names of all tensors of a DINO."""
     return [*DINO, *each(under(("layers.{}", "blocks.{}", "encoder.layer.{}"), DINO_LAYER), c.layers)]
 
 

@@ -174,6 +174,7 @@ def write_torch(path: Path, value: Any) -> None:
 
 
 def on_cpu(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor on the CPU; numbers that are not whole in this dtype, None: in their own."""
     return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
 
 

@@ -86,6 +86,7 @@ class Loaded:
 
 
 def join(part: str, name: str) -> str:
+    """The name of a part's tensor; without a name, of the part itself."""
     return f"{part}.{name}" if name else part
 
 

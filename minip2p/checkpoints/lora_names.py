@@ -140,4 +140,5 @@ def scale_of(name: str, rank: int, alpha: float | None, configs: Mapping[str, Pe
 
 
 def few(names: Sequence[str]) -> str:
+    """The first three names, for a message."""
     return f"e.g. {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else "nothing"

@@ -184,21 +184,25 @@ def vae_rows(c: VAEConfig) -> list[Row]:
 
 
 def text_rows(c: TextConfig) -> list[Row]:
+    """The names of all tensors of a CLIP text tower."""
     places = "layers.{}", "transformer.resblocks.{}", "text_model.encoder.layers.{}"
     top = TEXT if c.projection else [row for row in TEXT if row[0] != "projection.weight"]
     return [*top, *each(under(places, CLIP_LAYER), c.layers)]
 
 
 def vision_rows(c: VisionConfig) -> list[Row]:
+    """The names of all tensors of a CLIP vision tower."""
     places = "layers.{}", "visual.transformer.resblocks.{}", "vision_model.encoder.layers.{}"
     return [*VISION, *each(under(places, CLIP_LAYER), c.layers)]
 
 
 def under(places: Row, rows: Iterable[Row]) -> list[Row]:
+    """Rows below these places: a prefix for each column."""
     return [tuple(f"{place}.{name}" for place, name in zip(places, row, strict=True)) for row in rows]
 
 
 def each(rows: Iterable[Row], count: int) -> list[Row]:
+    """Rows with "{}" replaced by 0, 1, ..., count - 1."""
     return [tuple(name.replace("{}", str(i)) for name in row) for i in range(count) for row in rows]
 
 

@@ -67,6 +67,7 @@ def side_by_side(*images: Image.Image) -> Image.Image:
 
 
 def label(name: str, value: float) -> str:
+    """A setting of a grid as the label of its row or column."""
     return f"{name.replace('_', ' ')} {value:g}"
 
 

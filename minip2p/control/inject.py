@@ -264,5 +264,6 @@ def ends_of(name: str, part: Part) -> tuple[float, float]:
 
 
 def check_mapping(name: str, value: Any, of: str) -> None:
+    """Raise ValueError unless a value is a mapping from words."""
     if not isinstance(value, Mapping) or not all(isinstance(word, str) for word in value):
         raise ValueError(f"{name} {value!r}: expected {of} by words, e.g. {{'house': 0.5}}")

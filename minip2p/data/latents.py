@@ -61,6 +61,7 @@ class Needed:
 
 
 def is_precomputed(path: str | Path) -> bool:
+    """Whether a path is a set that `minip2p precompute` wrote."""
     return (Path(path) / HEADER).is_file()
 
 

@@ -54,6 +54,7 @@ class PairUnit:
 
 
 def unit_name(prompt_id: int) -> str:
+    """The name of a prompt's folder."""
     return f"{prompt_id:07d}"
 
 

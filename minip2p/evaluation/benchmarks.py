@@ -92,6 +92,7 @@ def resized_centre(image: Image.Image, side: int, size: int) -> Image.Image:
 
 
 def normalised(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """An image as (3, y, x), each channel shifted by its mean and divided by its deviation."""
     x = to_tensor(image)
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
 

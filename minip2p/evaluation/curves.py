@@ -150,6 +150,7 @@ def clip_name(clip: CLIP) -> str:
 
 
 def vit_name(c: VisionConfig) -> str:
+    """A vision transformer's usual name, such as ViT-L/14."""
     size = {(384, 12): "S", (768, 12): "B", (1024, 24): "L", (1280, 32): "H"}.get((c.width, c.layers))
     sides = "" if c.image_size == 224 else f" at {c.image_size} px"
     return f"ViT-{size or f'{c.layers}x{c.width}'}/{c.patch_size}{sides}"

@@ -11,6 +11,7 @@ from ..nn.attention import Attention
 
 
 def quick_gelu(x: Tensor) -> Tensor:
+    """OpenAI's approximation of gelu."""
     return x * torch.sigmoid(1.702 * x)
 
 

@@ -99,6 +99,7 @@ class Work(Generic[SomeItem]):
 
 
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is several: any sequence but a text."""
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 

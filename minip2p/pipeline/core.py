@@ -53,10 +53,9 @@ class LatentDiffusion:
     def __post_init__(self):
         c = self.config
         c.check_together()
-        schedule = make_schedule(c.schedule)
         object.__setattr__(self, "kind", kind_of(c))
         network = fast(self.unet, graphs=self.graphs, compile=self.compile)
-        object.__setattr__(self, "denoiser", Denoiser(network, schedule, c.schedule.prediction))
+        object.__setattr__(self, "denoiser", Denoiser(network, make_schedule(c.schedule), c.schedule.prediction))
 
     @property
     def device(self) -> torch.device:
@@ -132,7 +131,6 @@ class LatentDiffusion:
         controls see them (`control.Run`).
         """
         options = sampler_options or {}
-        follow = get_sampler(sampler, options)
         noise = Noise(seeds, (self.config.vae.latent_channels, *size), device=self.device)
         sigmas = self.denoiser.schedule.sigmas_for(steps, spacing)[skip:]
         if control:
@@ -142,7 +140,7 @@ class LatentDiffusion:
             denoised_at = each.wrap(denoised_at)
         z = noise.start(sigmas[0]) if start is None else start
         z = z if z0 is None else z0 + z
-        for step in follow(denoised_at, z, sigmas, noise=noise, **options):
+        for step in get_sampler(sampler, options)(denoised_at, z, sigmas, noise=noise, **options):
             yield step
         finite(step.z, "denoiser", self.dtype)  # once: looking at numbers waits for the GPU
 

@@ -184,6 +184,7 @@ def make_way(way: str, prompts: list[dict], samples: int, recipe: Recipe, out: P
 
 
 def folder_of(way: str) -> str:
+    """The folder of the pairs that were made in this way."""
     return way.replace(" ", "-").replace(",", "").lower()
 
 

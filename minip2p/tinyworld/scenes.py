@@ -30,6 +30,8 @@ def _check(owner, **allowed) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
+    """A thing in a scene: words of KINDS, COLOURS, SIZES and PLACES."""
+
     kind: str
     colour: str
     size: str

@@ -167,6 +167,8 @@ class FusedAttention(TorchFunctionMode):
 
 
 class SavedAttention(torch.autograd.Function):
+    """Attention as its fused kernels keep it for the backward pass: inputs, output, a number a row."""
+
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.empty_like(q)

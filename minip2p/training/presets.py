@@ -26,6 +26,8 @@ TINYLLAMA = InstructionTraining(
 
 
 class Departure(NamedTuple):
+    """Where the preset `sd15` does something else than the paper's code."""
+
     theirs: str
     """what the paper's code does"""
     ours: str
@@ -77,6 +79,6 @@ UNMARKED = {
 
 def departures_table() -> str:
     """DEPARTURES as a table in Markdown."""
-    rows = [("word", "the paper's code", "preset `sd15`", "why"), ("---",) * 4]
+    rows = [("what", "the paper's code", "here", "why"), ("---",) * 4]
     rows += [(f"`{word}`", *each) for word, each in DEPARTURES.items()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

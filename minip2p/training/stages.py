@@ -21,6 +21,7 @@ from .ranks import Ranks
 
 
 def unchanged(config: Any, init_from: build.Files) -> Any:
+    """The config as it is: for stages that need nothing of the files they start from."""
     return config
 
 
@@ -39,6 +40,7 @@ class StageSpec:
 
 
 def resolve_editor(config: DiffusionTraining, init_from: build.Files) -> DiffusionTraining:
+    """The config with the networks of the files to start from. Raises ValueError without files or data."""
     if not init_from:
         raise ValueError("give --init-from PATH, the weights to start from, e.g. Stable Diffusion's")
     if not config.data:
@@ -47,10 +49,12 @@ def resolve_editor(config: DiffusionTraining, init_from: build.Files) -> Diffusi
 
 
 def make_editor(config: DiffusionTraining, out: Path, init_from: build.Files, device: torch.device) -> Stage:
+    """The editor's training, on sets of edit pairs."""
     return pairs_stage(config, build.build_pipeline(config, init_from, device))
 
 
 def resolve_instructions(config: InstructionTraining, init_from: build.Files) -> InstructionTraining:
+    """The config with the steps that its epochs take. Raises ValueError without a file or data."""
     if not init_from:
         raise ValueError("give --init-from PATH, a language model to start from, e.g. a folder of TinyLlama")
     if config.data is None:
@@ -59,6 +63,7 @@ def resolve_instructions(config: InstructionTraining, init_from: build.Files) ->
 
 
 def make_instructions(config: InstructionTraining, out: Path, init_from: build.Files, device: torch.device) -> Stage:
+    """The instruction model's training, on triplets."""
     return instruction_stage(config, build_instruction_model(init_from))
 
 

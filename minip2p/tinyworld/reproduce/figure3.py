@@ -73,10 +73,12 @@ an image is correct if the attribute classifier sees in it what the caption says
 
 
 def values(found: Found, way: Way, name: str) -> np.ndarray:
+    """A figure of each pair that was made in this way: (n,)."""
     return np.array([row[name] for row in found[str(way)]], float)
 
 
 def of(found: Found, way: Way, name: str) -> Estimate:
+    """Its mean, with an interval."""
     return mean(values(found, way, name))
 
 
@@ -86,6 +88,7 @@ def while_sharing(found: Found, name: str) -> np.ndarray:
 
 
 def claims_of(found: Found) -> Sequence[Claim]:
+    """What the paper claims of Figure 3, and what came out."""
     other, common = values(found, OTHER_NOISE, "changed"), values(found, 0.0, "changed")
     targets = while_sharing(found, "target") - values(found, OTHER_NOISE, "target")
     return (
@@ -133,6 +136,7 @@ and sharing is what keeps the layout."""
 
 
 def draw(found: Found) -> "Figure":
+    """Pixels changed and targets correct, over the share."""
     figure = new_figure(9, 4)
     for axes, name, words in zip(figure.subplots(1, 2), ("changed", "target"), ("pixels changed", "targets correct")):
         here = [of(found, share, name) for share in SHARES]

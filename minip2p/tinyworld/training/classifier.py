@@ -111,6 +111,7 @@ def make_classifier(config: ClassifierTraining, out: Path, init_from: Files, dev
 
 
 def load_vae(file: checkpoints.Loaded, device: torch.device | str) -> AutoencoderKL:
+    """The autoencoder of a file."""
     vae: AutoencoderKL = build({"vae": file.config.vae}, 0)["vae"]
     copy_weights(file, "vae", vae)
     return vae.to(device)

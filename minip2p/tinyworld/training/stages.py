@@ -32,10 +32,12 @@ from .vocab import learn_pieces, tokenizer_for
 
 
 def make_vae(config: VAETraining, out: Path, init_from: build.Files, device: torch.device) -> VAEStage:
+    """The autoencoder's training, on scenes."""
     return VAEStage(config, partial(scene_images, config.size), init_from)
 
 
 def make_clip(config: CLIPTraining, out: Path, init_from: build.Files, device: torch.device) -> CLIPStage:
+    """CLIP's training, on scenes and their captions."""
     images = partial(captioned_scenes, config.size)
     return CLIPStage(config, images, *tokenizer_for(config.model.text), init_from)
 
@@ -65,6 +67,7 @@ def make_denoiser(
 def make_language(
     config: TinyLanguageTraining, out: Path, init_from: build.Files, device: torch.device
 ) -> LanguageStage:
+    """The language model's training, on texts of the tiny world."""
     pieces = learn_pieces(config.model.vocab_size, config.triplets)
     return language_stage(config, partial(scene_text, config.texts), pieces, init_from)
 
@@ -72,6 +75,7 @@ def make_language(
 def make_instructions(
     config: TinyInstructionTraining, out: Path, init_from: build.Files, device: torch.device
 ) -> LanguageStage:
+    """The instruction model's training, on triplets of the tiny world, or of `config.data`."""
     c, base = config, build_instruction_model(init_from)
     texts = None
     if c.rehearsed:
@@ -90,6 +94,7 @@ def is_consistent(caption: str, completion: str) -> bool:
 
 
 def resolve_instructions(config: TinyInstructionTraining, init_from: build.Files) -> TinyInstructionTraining:
+    """The config with the steps that its epochs take."""
     return epochs_to_steps(config, None if config.data else config.triplets)
 
 
