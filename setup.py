@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 USE = {
+    "app": ["gradio>=6"],
     "data": ["datasets"],
     "hub": ["huggingface_hub"],
     "lessons": ["ipykernel", "matplotlib", "nbclient"],

@@ -247,6 +247,7 @@ OUTSIDE = {
     "python -c": (check_fetch, "needs the network; tests/test_hub.py has a hub"),
     "python -m tests.benchmarks": (check_benchmark, "takes minutes; tests/test_benchmarks.py has thin ones"),
     "python tests/benchmarks/full_size.py": (check_script, "takes 22 GB of disk"),
+    "minip2p app": (check_options, "serves until Ctrl-C; tests/test_app_browser.py runs it"),
     "minip2p tiny rebuild": (check_options, "takes hours; tests/test_training.py has a thin one"),
 }
 """the start of a command -> what is checked of it, and why it is not run"""

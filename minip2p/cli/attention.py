@@ -58,22 +58,22 @@ def run(options: Options) -> None:
     more = {name: getattr(options, name) for name in names}
     model = "text2image" if generates else "editor"
     pipe, m, output = sampling.prepare(options, "attention", model, **more)
-    columns = _columns(pipe, options, text)
+    found = columns(pipe, text, options.words)
     images = _sample(pipe, options, record)
-    rows, maps = _maps(record, images["result"], [tokens for _, tokens in columns])
-    columns = [(word, each) for (word, _), each in zip(columns, maps, strict=True)]
-    figure = figures.attention_figure(text, _below(m, record.steps), images, rows, columns)
+    rows, maps = _maps(record, images["result"], [tokens for _, tokens in found])
+    drawn = [(word, each) for (word, _), each in zip(found, maps, strict=True)]
+    figure = figures.attention_figure(text, _below(m, record.steps), images, rows, drawn)
     files.write_file(output, metadata.encode(figure, output, m))
     sampling.report(output, figure)
 
 
-def _columns(pipe: "minip2p.Pipeline", options: Options, text: str) -> list[tuple[str, list[int]]]:
-    """(word, token positions) of each column: of the words named, or of all that the model reads."""
+def columns(pipe: "minip2p.Pipeline", text: str, names: Sequence[str] = ()) -> list[tuple[str, list[int]]]:
+    """(word, token positions) of the words named, or of all that the model reads. Raises ValueError for none."""
     from ..text.align import positions, words
 
     offsets = pipe.tokenizer.offsets(text)[: pipe.tokenizer.max_length - 2]
     read = [word for word, _, end in words(text) if offsets and end <= offsets[-1][1]]
-    if not (names := options.words or dict.fromkeys(read)):
+    if not (names := names or list(dict.fromkeys(read))):
         raise ValueError(f"{text!r} has no words, so there is nothing to show")
     return [(word, positions(pipe.tokenizer, text, word)) for word in names]
 
