@@ -58,7 +58,7 @@ def estimate_by_hand(values: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Fake:
-    """Trains by writing the words, judges by them: 20 items whose difficulty is the same for all; stops when told."""
+    """Trains by writing the words, evaluates by them: 20 items of the same difficulty for all; stops where asked."""
 
     stop_at: str = ""
 
@@ -126,9 +126,9 @@ def test_variants_and_seeds_may_be_added_and_words_may_not_change(tmp_path):
         run(made(tmp_path, "baseline:", "other:", header={"steps": 5}))
 
 
-def test_mistakes_of_a_judge_are_named(tmp_path):
+def test_mistakes_of_an_evaluation_are_named(tmp_path):
     @dataclass(frozen=True)
-    class Judged(Fake):
+    class Evaluated(Fake):
         found: tuple = ()
 
         def evaluate(self, weights):
@@ -136,7 +136,7 @@ def test_mistakes_of_a_judge_are_named(tmp_path):
 
     for found, message in (((), "no items"), (({"key": "a", "x": float("nan")},), "x of item a"), (({"x": 1},), "key")):
         with pytest.raises(ValueError, match=f"baseline-0: .*{message}"):
-            list(run(made(tmp_path, fake=Judged(found=found))))
+            list(run(made(tmp_path, fake=Evaluated(found=found))))
 
 
 def test_wrong_lists_of_variants_are_refused(tmp_path):
@@ -278,10 +278,10 @@ def test_wrong_words_are_refused_before_anything_starts(tmp_path, capsys, pairs,
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("minip2p: error: variant bad: ") and message in error
     for words, message in (
-        ([*good, "--judges", "clip"], "--judges clip: it is of editors, and needs --data"),
+        ([*good, "--metrics", "clip"], "--metrics clip: it is of editors, and needs --data"),
         ([*good, "--number", "0"], "n = 0: expected at least 1"),
         ([*good, "--figure", "10"], "--figure 10 has variants of its own"),
-        ([*good, "--image-scales", "1", "1.5"], "--image-scales: they are of --judges clip"),
+        ([*good, "--image-scales", "1", "1.5"], "--image-scales: they are of --metrics clip"),
         ([], "nothing to compare"),
     ):
         assert ablate(tmp_path / "out", *words) == 2
@@ -290,9 +290,9 @@ def test_wrong_words_are_refused_before_anything_starts(tmp_path, capsys, pairs,
 
 
 @pytest.mark.slow
-def test_the_command_trains_judges_and_compares(tmp_path, capsys, pairs, editor):
+def test_the_command_trains_evaluates_and_compares(tmp_path, capsys, pairs, editor):
     """Two shards; a variant without changes differs from the baseline in nothing, to the last bit."""
-    out, words = tmp_path / "out", ["--variant", "same: flip=0.0", "--seeds", "1", "--judges", "truth"]
+    out, words = tmp_path / "out", ["--variant", "same: flip=0.0", "--seeds", "1", "--metrics", "truth"]
     for i, left in ((1, "1 runs are left to other shards"), (2, "| same | 1 | 2 |")):
         assert ablate(out, *words, "--shard", f"{i}/2", data=pairs, weights=editor) == 0
         assert left in capsys.readouterr().out
@@ -314,7 +314,7 @@ def test_the_command_trains_judges_and_compares(tmp_path, capsys, pairs, editor)
 @pytest.mark.slow
 def test_figure_10_has_a_curve_for_each_part_of_the_data(tmp_path, capsys, scored, editor):
     out = tmp_path / "out"
-    words = ["--figure", "10", "--unshared", str(scored), "--judges", "clip", "--image-scales", "1", "1.5"]
+    words = ["--figure", "10", "--unshared", str(scored), "--metrics", "clip", "--image-scales", "1", "1.5"]
     assert ablate(out, *words, "--split", "all", "--number", "1", data=scored, weights=editor) == 0
     found = json.loads((out / "table.json").read_text())
     names = ["all", "10-percent", "1-percent", "unfiltered", "unshared"]

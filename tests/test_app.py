@@ -230,10 +230,10 @@ def test_a_word_looks_where_the_records_say(models):
 def test_the_world_knows_its_truth(models, here):
     drawn = last(world.draw(models, 3), here / "page")
     assert np.array_equal(pixels("page/truth.png"), np.asarray(world.render(drawn.edit.target, 32)))
-    judged = last(world.judge(models, 3, text_scale=5.0, image_scale=1.5, steps=2, seed=0), here / "page")
+    evaluated = last(world.evaluate_edit(models, 3, text_scale=5.0, image_scale=1.5, steps=2, seed=0), here / "page")
     known, rng = world.edit_of(3)
     assert known == drawn.edit
-    assert (judged.correct, judged.psnr) == evaluate(Image.open("page/edited.png"), known, rng)
+    assert (evaluated.correct, evaluated.psnr) == evaluate(Image.open("page/edited.png"), known, rng)
     with pytest.raises(ValueError, match="scene -1: expected"):
         world.edit_of(-1)
 
@@ -248,8 +248,8 @@ def test_only_what_is_shown_imports_gradio():
         for file in (ROOT / "minip2p").rglob("*.py")
         if "gradio" in file.read_text(encoding="utf-8") and any(name[0].startswith("gradio") for name in imports(file))
     }
-    looks = {f"app/looks/{name}.py" for name in ("attention", "edit", "pairs", "parts", "world")}
-    assert found == looks | {"app/page.py", "app/serve.py"}
+    tabs = {f"app/tabs/{name}.py" for name in ("attention", "edit", "pairs", "parts", "world")}
+    assert found == tabs | {"app/page.py", "app/serve.py"}
     tree = ast.parse((ROOT / "minip2p/app/serve.py").read_text(encoding="utf-8"))
     late = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert not any("gradio" in line or "page" in line for line in late)

@@ -42,7 +42,8 @@ pytestmark = [
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "weights/tiny/example.png"
 CLOSED = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 log, temporary = open(os.environ["LOG"], "a", buffering=1), os.environ["TMPDIR"]
 def watch(event, args):
     if event == "socket.connect" and isinstance(args[1], tuple) and args[1][0] not in ("127.0.0.1", "localhost", "::1"):
@@ -363,7 +364,7 @@ def test_the_other_tabs_work_and_fit(opened, width):
     finished(page, "“flower”, at step 3 of 30", "#look-status")
     fits()
     tab(page, "World")
-    page.click("#judge")
+    page.click("#evaluate")
     finished(page, "the truth is", "#world-status")
     fits()
     page.click("#take")

@@ -31,7 +31,7 @@ WORK = {
     "evaluate": "evaluate --data GOOD/pairs --split all --n 2 --steps 1 --unit 1 --image-scales 1 --methods editor"
     " --weights GOOD/editor.safetensors --clip GOOD/clip.safetensors --threads 1 --output out",
     "ablate": f"ablate {TRAIN.partition('editor ')[2]} --init-from GOOD/editor.safetensors --data GOOD/pairs"
-    " --split all --judges clip --clip GOOD/clip.safetensors --number 1 --sampling-steps 1 --seeds 1 --output out"
+    " --split all --metrics clip --clip GOOD/clip.safetensors --number 1 --sampling-steps 1 --seeds 1 --output out"
     " --variant baseline:dropout=0",
     "instructions": "instructions --captions GOOD/captions.txt --weights GOOD/llama --max-tokens 4 --retries 0"
     " --block 1 --threads 1 --output out.jsonl",

@@ -8,7 +8,7 @@ edit.py       the first tab: edits, several seeds, a grid of scales
 pairs.py      the second: two images of two prompts (Prompt-to-Prompt)
 attention.py  the third: where each word looks
 world.py      the fourth: the tiny world, where the right answer is known
-looks/        what each tab looks like, and how its parts are wired to what it computes
+tabs/         what each tab looks like, and how its parts are wired to what it computes
 page.py       the tabs together; serve.py: gradio, closed to the outside
 
 What a tab computes is a generator that knows nothing of gradio, which is imported only where the page is built.

@@ -2,8 +2,8 @@
 
 import gradio as gr
 
-from .looks import attention, edit, pairs, world
 from .models import Models
+from .tabs import attention, edit, pairs, world
 
 FONTS = {
     "font": [gr.themes.Font("system-ui"), "sans-serif"],

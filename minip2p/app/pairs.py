@@ -1,6 +1,6 @@
 """The second tab: two images of two prompts that differ as little as the prompts do, as `minip2p pair` makes them.
 
-Both start from one noise and get one noise at every step. What ties the second image to the first:
+Both start from one noise and get one noise at every step. What makes the second image like the first:
 
     share      for the first steps it uses the first one's queries and keys in self-attention (the paper's own way)
     replace    p_edited[..., j] <- sum_i p_source[..., i] M[i, j]: cross-attention maps, word by word

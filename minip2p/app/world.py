@@ -27,7 +27,7 @@ class Drawn(NamedTuple):
     truth: Path
 
 
-class Judged(NamedTuple):
+class Evaluated(NamedTuple):
     """The editor's result, there until the generator goes on, and the evaluation's verdict."""
 
     result: Path
@@ -47,7 +47,7 @@ def draw(models: Models, scene: int) -> Iterator[Drawn]:
         yield Drawn(edit, *files)
 
 
-def judge(models: Models, scene: int, **settings: object) -> Iterator[Preview | Judged]:
+def evaluate_edit(models: Models, scene: int, **settings: object) -> Iterator[Preview | Evaluated]:
     """The editor's result for the edit of a scene, and whether it is correct. settings: of `edit.Request`."""
     edit, rng = edit_of(scene)
     with results.folder() as folder:
@@ -58,7 +58,7 @@ def judge(models: Models, scene: int, **settings: object) -> Iterator[Preview | 
                 yield each
             else:
                 image = edit_tab.read_upload(each.images[0])
-                yield Judged(each.images[0], *evaluate(image, edit, rng))
+                yield Evaluated(each.images[0], *evaluate(image, edit, rng))
 
 
 def edit_of(scene: int) -> tuple[Edit, np.random.Generator]:

@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction
 
 from ..evaluation.curves import IMAGE_SCALES
 from . import files
-from .ablation_runs import JUDGED, RunOptions, check_judges, check_variant, config_of, evaluate, train
+from .ablation_runs import EVALUATION, RunOptions, check_evaluation, check_variant, config_of, evaluate, train
 from .arguments import limit_threads, optional
 from .printing import note, say
 from .work import EngineOptions, show_progress
@@ -70,7 +70,7 @@ def run(options: Options) -> None:
         threads=options.threads,
     )
     files.check_ours("ablate", [out / name for name in RESULTS], [out / made.work.header])
-    check_judges(options)
+    check_evaluation(options)
     for look in (config_of, check_variant):  # words first: that takes no time
         for variant in made.variants:
             try:
@@ -100,14 +100,14 @@ def check(options: Options) -> None:
         raise ValueError("--figure 10 needs --data PATH, the pairs of which parts are trained on")
     if options.unshared and not options.figure:
         raise ValueError("--unshared is for --figure 10; otherwise give --variant 'unshared: data=PATH'")
-    if not options.judged_by:
-        raise ValueError("nothing can judge the models: give --data or --test PATH, pairs with captions")
-    if "truth" in options.judged_by and options.preset != "tiny":
-        raise ValueError("--judges truth: it is of the tiny world, whose models --preset tiny trains")
-    if "clip" in options.judged_by and (options.stage != "editor" or not options.pairs):
-        raise ValueError("--judges clip: it is of editors, and needs --data or --test PATH, pairs with captions")
-    if options.image_scales and "clip" not in options.judged_by:
-        raise ValueError("--image-scales: they are of --judges clip")
+    if not options.all_metrics:
+        raise ValueError("nothing to evaluate the models on: give --data or --test PATH, pairs with captions")
+    if "truth" in options.all_metrics and options.preset != "tiny":
+        raise ValueError("--metrics truth: it is of the tiny world, whose models --preset tiny trains")
+    if "clip" in options.all_metrics and (options.stage != "editor" or not options.pairs):
+        raise ValueError("--metrics clip: it is of editors, and needs --data or --test PATH, pairs with captions")
+    if options.image_scales and "clip" not in options.all_metrics:
+        raise ValueError("--image-scales: they are of --metrics clip")
 
 
 def variants_of(options: Options) -> "list[Variant]":
@@ -142,7 +142,7 @@ def write_results(made: "Ablation") -> None:
     try:
         drawn = {"differences": ablation_table.differences(rows)}
         if any(row.point is not None for row in rows):
-            about = read_json(out / "runs" / next(iter(made.runs)) / JUDGED / "run.json")
+            about = read_json(out / "runs" / next(iter(made.runs)) / EVALUATION / "run.json")
             drawn["figure"] = ablation_table.curves(rows, about)
     except ValueError as error:  # matplotlib is missing
         note(f"{error}; then repeat the command")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
     from ..units import Work
 
-JUDGED = "evaluation"
+EVALUATION = "evaluation"
 """folder of CLIP's samples in that of a run"""
 
 
@@ -42,7 +42,7 @@ class RunOptions:
     """items per step of every training"""
     set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
     """changes to the config of all variants, the baseline too"""
-    judges: Annotated[
+    metrics: Annotated[
         tuple[Literal["truth", "clip"], ...] | None, optional("{truth,clip} ...", "(default: all that can be)")
     ] = None
     """truth: which of the tiny world's held-out edits are correct, and their PSNR; for text2image, which captions;
@@ -68,9 +68,10 @@ class RunOptions:
         return self.test or self.data
 
     @property
-    def judged_by(self) -> tuple[str, ...]:
-        if self.judges is not None:
-            return self.judges
+    def all_metrics(self) -> tuple[str, ...]:
+        """The default in words."""
+        if self.metrics is not None:
+            return self.metrics
         clip = self.stage == "editor" and self.pairs
         return (*(["truth"] if self.preset == "tiny" else []), *(["clip"] if clip else []))
 
@@ -78,8 +79,9 @@ class RunOptions:
     def header(self) -> dict[str, Any]:
         """What determines the results, as values of JSON."""
         names = ("stage", "preset", "data", "steps", "batch_size", "test", "split", "clip", "number", "sampling_steps")
-        lists = ("init_from", "set", "judged_by", "image_scales")
-        return {name: getattr(self, name) for name in names} | {name: [*getattr(self, name)] for name in lists}
+        lists = ("init_from", "set", "image_scales")
+        found = {name: getattr(self, name) for name in names} | {name: [*getattr(self, name)] for name in lists}
+        return found | {"metrics": [*self.all_metrics]}
 
 
 def config_of(options: RunOptions, variant: "Variant", seed: int, folder: Path) -> tuple[Any, Any]:
@@ -114,13 +116,13 @@ def check_variant(options: RunOptions, variant: "Variant", seed: int, folder: Pa
     return build_pipeline(config, options.init_from, "cpu", tokenizer_for).unet
 
 
-def check_judges(options: RunOptions) -> None:
+def check_evaluation(options: RunOptions) -> None:
     """What can be known before the first training. Raises ValueError for items and models that are not there."""
     from ..evaluation.curves import Settings
     from ..loading import load_clip
 
     Settings(n=options.number, steps=options.sampling_steps, image_scales=options.image_scales or None)
-    if "clip" in options.judged_by:
+    if "clip" in options.all_metrics:
         clip_work(options, Path("run/model.safetensors"))
         load_clip(options.clip)
 
@@ -156,13 +158,13 @@ def shared_latents(config: Any, folder: Path) -> Iterator[None]:
 
 
 def evaluate(options: RunOptions, weights: Path) -> list[dict[str, Any]]:
-    """A row for each item and judge."""
+    """A row for each item and metric."""
     from ..engines import local_device
     from ..loading import load
 
     pipe = load(weights, device=local_device(options.device), dtype="float32")
-    judges = {"truth": by_truth, "clip": by_clip}
-    return [row for name in options.judged_by for row in judges[name](options, pipe, weights)]
+    metrics = {"truth": by_truth, "clip": by_clip}
+    return [row for name in options.all_metrics for row in metrics[name](options, pipe, weights)]
 
 
 def by_truth(options: RunOptions, pipe: "Pipeline", weights: Path) -> list[dict[str, Any]]:
@@ -203,7 +205,7 @@ def clip_work(options: RunOptions, weights: Path, *models: Any) -> "Work":
     scales = options.image_scales
     how = {"n": options.number, "steps": options.sampling_steps, "split": options.split}
     settings = Settings(**how, image_scales=scales or None, threads=options.threads)
-    curve = Curve(name=JUDGED, method="editor", source=str(weights), points=scales or (None,))
+    curve = Curve(name=EVALUATION, method="editor", source=str(weights), points=scales or (None,))
     return sweep(partial(_models, *models), curve, open_edits(str(options.pairs)), settings, weights.parent)
 
 

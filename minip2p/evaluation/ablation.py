@@ -2,7 +2,7 @@
 
     OUT/run.json                     the header: what all runs have in common
     OUT/runs/rms-0/                  the training of the variant "rms" with seed 0, as `minip2p train` writes it
-    OUT/rms-0/items.jsonl            a unit of work: the judge's numbers, a line for each item
+    OUT/rms-0/items.jsonl            a unit of work: its evaluation, a line for each item
     OUT/rms-0/about.json             its words, and what it cost: parameters, FLOP, pictures/s
 
 A run is trained and evaluated by two functions, so that an ablation knows neither stages nor worlds:
@@ -138,9 +138,9 @@ class RunMaker:
 
 
 def check_items(rows: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The judge's rows, with numbers as floats. Raises ValueError for none, and for numbers that are not finite."""
+    """The rows, with numbers as floats. Raises ValueError for none, and for numbers that are not finite."""
     if not rows:
-        raise ValueError(f"{name}: the judge gave no items")
+        raise ValueError(f"{name}: the evaluation gave no items")
     items, numbers = [], (int, float, np.number, np.bool_)
     for row in rows:
         items.append({key: float(x) if isinstance(x, numbers) else x for key, x in row.items()})

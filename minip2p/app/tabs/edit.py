@@ -169,10 +169,10 @@ def _show_edit(see: SimpleNamespace, models: Models, request: Request) -> Iterat
             yield parts.progress(each, see.status, see.result)
         else:
             scales = f"text scale {request.text_scale:g}, image scale {request.image_scale:g}"
-            told = request.instruction if request.instruction.strip() else "no instruction, so nothing was edited"
-            said = f"{told}: seed {request.seed}, {scales}, {request.steps} steps of {request.sampler}"
+            what = request.instruction if request.instruction.strip() else "no instruction, so nothing was edited"
+            line = f"{what}: seed {request.seed}, {scales}, {request.steps} steps of {request.sampler}"
             result = str(each.images[0])
-            yield {see.status: parts.note(said), see.seed: request.seed} | _finished(
+            yield {see.status: parts.note(line), see.seed: request.seed} | _finished(
                 see, each.source, result, [result, *parts.files(each.inputs)]
             )
 

@@ -1,4 +1,4 @@
-"""The second tab: two prompts, two images, what ties them (`app.pairs`), and a slider between the two."""
+"""The second tab: two prompts, two images, the control between them (`app.pairs`), and a slider between the two."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def _above(see: SimpleNamespace) -> None:
     with gr.Row(elem_classes="buttons"):
         see.go = gr.Button("Generate", variant="primary", min_width=100, elem_id="pair")
         see.cancel = gr.Button("Cancel", variant="stop", min_width=100)
-    see.kind = gr.Radio(list(KINDS), value="share", label="What ties them", elem_id="kind", render=False)
+    see.kind = gr.Radio(list(KINDS), value="share", label="Control", elem_id="kind", render=False)
     see.reweight = gr.Textbox("", label="Reweight", placeholder="snow=3", min_width=160, render=False)
     shown, rows, names = [see.prompt, see.edited, see.kind, see.reweight], map(list, EXAMPLES.values()), list(EXAMPLES)
     gr.Examples(list(rows), shown, label="Examples", example_labels=names, api_visibility="private")
@@ -48,7 +48,7 @@ def _settings(see: SimpleNamespace, own: float) -> None:
         see.cross = gr.Slider(0, 1, 0.8, step=0.01, label="Cross", visible=False, min_width=160)
         see.self = gr.Slider(0, 1, 0.4, step=0.01, label="Self", visible=False, min_width=160)
         see.reweight.render()
-        see.blend = gr.Textbox("", label="Blend: differ only at", placeholder="cat boat", min_width=160)
+        see.blend = gr.Textbox("", label="Blend: change only", placeholder="cat boat", min_width=160)
     with gr.Row():
         see.scale = gr.Slider(0, max(8, round(2.5 * own)), own, step=0.1, label="Scale", min_width=140)
         see.steps, see.sampler = parts.sampler_settings()

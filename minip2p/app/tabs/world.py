@@ -9,7 +9,7 @@ import gradio as gr
 from ..edit import random_seed
 from ..jobs import Preview
 from ..models import Models
-from ..world import draw, edit_of, judge
+from ..world import draw, edit_of, evaluate_edit
 from . import parts
 
 
@@ -28,7 +28,7 @@ def _lay_out(see: SimpleNamespace) -> None:
     with gr.Row(equal_height=True, elem_classes="buttons"):
         see.scene = gr.Number(7, label="Scene", precision=0, minimum=0, min_width=100, elem_id="scene")
         see.draw = gr.Button("Draw another", min_width=120, elem_id="draw")
-        see.go = gr.Button("Judge", variant="primary", min_width=100, elem_id="judge")
+        see.go = gr.Button("Edit and evaluate", variant="primary", min_width=100, elem_id="evaluate")
         see.cancel = gr.Button("Cancel", variant="stop", min_width=100)
         see.take = gr.Button("Open in Edit", min_width=120, elem_id="take")
     see.caption = gr.Textbox(label="Scene's caption", interactive=False, lines=2, elem_id="caption")
@@ -55,11 +55,11 @@ def _wire(see: SimpleNamespace, models: Models, first: SimpleNamespace) -> None:
                 see.status: parts.note(f"an edit of the kind “{each.edit.kind}”"),
             }
 
-    def run_judge(scene, steps, seed, sampler) -> Iterator[dict]:
+    def run_evaluation(scene, steps, seed, sampler) -> Iterator[dict]:
         own = models.editor.config.sampling
         settings = {"text_scale": own.text_scale, "image_scale": own.image_scale}
         settings |= {"steps": parts.whole(steps), "seed": parts.whole(seed), "sampler": sampler}
-        for each in judge(models, scene, **settings):
+        for each in evaluate_edit(models, scene, **settings):
             if isinstance(each, Preview):
                 yield parts.progress(each, see.status, see.result)
             else:
@@ -71,7 +71,7 @@ def _wire(see: SimpleNamespace, models: Models, first: SimpleNamespace) -> None:
     parts.quick(see.draw.click, lambda: random_seed() % 100_000, None, see.scene)
     see.scene.change(**see.show)
     inputs = [see.scene, see.steps, see.seed, see.sampler]
-    events = [parts.on([see.go.click], run_judge, inputs, [see.status, see.result], "judge")]
+    events = [parts.on([see.go.click], run_evaluation, inputs, [see.status, see.result], "evaluate")]
     parts.cancel(see.cancel, see.status, events)
     take = [see.source, see.scene]
     parts.quick(see.take.click, _take, take, [first.picture, first.instruction])
@@ -81,8 +81,8 @@ def _take(source: str | None, scene: int) -> tuple:
     return (gr.skip(), gr.skip()) if source is None else (source, edit_of(scene)[0].instruction)
 
 
-def _verdict(judged) -> str:
-    near = (
-        "nearer than the scene and 16 other edits of it" if judged.correct else "another edit, or the scene, is nearer"
-    )
-    return f"{'correct' if judged.correct else 'not correct'}: the truth is {judged.psnr:.1f} dB away, {near}"
+def _verdict(evaluated) -> str:
+    """One line: whether the result is correct, and its PSNR."""
+    nearest = "the truth is nearer to it than" if evaluated.correct else "nearer to it than the truth is one of"
+    word = "correct" if evaluated.correct else "not correct"
+    return f"{word}: {nearest} the scene and 16 other edits; PSNR {evaluated.psnr:.1f} dB"
