@@ -28,7 +28,7 @@ SIDE = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class WordMaps:
     """Where the words of a text looked."""
 
     image: Image.Image
@@ -61,7 +61,7 @@ class Looks:
 
 def look(
     models: Models, text: str, picture: str | Path | None = None, *, generate: bool = False, steps: int, seed: int
-) -> Iterator[Preview | Looks]:
+) -> Iterator[Preview | WordMaps]:
     """Previews, then where the words of an instruction looked while the picture was edited, or, with `generate`, those
     of a prompt while an image was generated; with the model's own scales. Raises ValueError."""
     pipe = models.text2image if generate else models.editor
@@ -75,4 +75,4 @@ def look(
 
     image = yield from compute(pipe, work)
     maps = [[record.word(tokens)[0].cpu().numpy() for record in (mean, *records)] for _, tokens in found]
-    yield Looks(image, tuple(word for word, _ in found), np.array(maps))
+    yield WordMaps(image, tuple(word for word, _ in found), np.array(maps))

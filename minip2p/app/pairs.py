@@ -95,12 +95,8 @@ def pair(models: Models, request: Request) -> Iterator[Preview | Pair]:
 
 def _controls(request: Request) -> Controls:
     """The command line's options; "none" is sharing of no steps."""
-    injects = request.kind in ("replace", "refine")
-    return Controls(
-        control=(request.kind,) if injects else ("share",),
-        share=request.share if request.kind == "share" else 0.0,
-        cross=(f"{request.cross:g}",) if injects else ("0.8",),
-        self=f"{request.self:g}" if injects else "0.4",
-        reweight=tuple(request.reweight.split()),
-        blend=tuple(request.blend.split()),
-    )
+    if request.kind in ("replace", "refine"):
+        how = {"control": (request.kind,), "share": 0.0, "cross": (f"{request.cross:g}",), "self": f"{request.self:g}"}
+    else:
+        how = {"control": ("share",), "share": request.share if request.kind == "share" else 0.0}
+    return Controls(**how, reweight=tuple(request.reweight.split()), blend=tuple(request.blend.split()))

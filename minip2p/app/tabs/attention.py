@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from ...cli.figures import COLOURS
-from ..attention import Looks, look
+from ..attention import WordMaps, look
 from ..edit import EXAMPLES
 from ..jobs import Preview
 from ..models import Models, example
@@ -19,7 +19,7 @@ EDIT, GENERATION = "an edit", "a generated image"
 
 def build(models: Models) -> None:
     """Lay the tab out and wire it."""
-    see = SimpleNamespace(looks=gr.State())
+    see = SimpleNamespace(maps=gr.State())
     _lay_out(see)
     events = [_wire(see, models)]
     parts.cancel(see.cancel, see.status, events)
@@ -60,26 +60,26 @@ def _wire(see: SimpleNamespace, models: Models) -> object:
                 image, line = _show(each, word, 0)
                 yield {
                     see.status: line,
-                    see.looks: each,
+                    see.maps: each,
                     see.result: each.enlarged,
                     see.map: image,
                     see.word: gr.Radio(list(each.words), value=word, visible=True),
                     see.step: gr.Slider(0, each.steps, 0, visible=True),
                 }
 
-    def choose(looks: Looks | None, word: str, step: int) -> tuple:
-        return (gr.skip(), gr.skip()) if looks is None else _show(looks, word, step)
+    def choose(maps: WordMaps | None, word: str, step: int) -> tuple:
+        return (gr.skip(), gr.skip()) if maps is None else _show(maps, word, step)
 
     for trigger in (see.word.input, see.step.input):
-        parts.quick(trigger, choose, [see.looks, see.word, see.step], [see.map, see.status])
+        parts.quick(trigger, choose, [see.maps, see.word, see.step], [see.map, see.status])
     kinds = {EDIT: EXAMPLES[1], GENERATION: PROMPT}
     parts.quick(see.of.change, lambda of: (kinds[of], gr.Image(visible=of == EDIT)), see.of, [see.text, see.picture])
     inputs = [see.text, see.picture, see.of, see.steps, see.seed]
-    outputs = [see.status, see.looks, see.result, see.map, see.word, see.step]
+    outputs = [see.status, see.maps, see.result, see.map, see.word, see.step]
     return parts.on([see.go.click, see.text.submit], run_look, inputs, outputs, "look")
 
 
-def _show(looks: Looks, word: str, step: int) -> tuple:
-    image, top = looks.show(word, parts.whole(step))
-    when = f"at step {step} of {looks.steps}" if step else f"mean of {looks.steps} steps"
+def _show(maps: WordMaps, word: str, step: int) -> tuple:
+    image, top = maps.show(word, parts.whole(step))
+    when = f"at step {step} of {maps.steps}" if step else f"mean of {maps.steps} steps"
     return image, parts.note(f"“{word}”, {when}: a pixel attends to it by up to {top:.2g}")

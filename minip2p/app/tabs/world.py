@@ -83,6 +83,8 @@ def _take(source: str | None, scene: int) -> tuple:
 
 def _verdict(evaluated) -> str:
     """One line: whether the result is correct, and its PSNR."""
-    nearest = "the truth is nearer to it than" if evaluated.correct else "nearer to it than the truth is one of"
+    nearer = "the truth is nearer to it than the scene and 16 other edits are"
+    if not evaluated.correct:
+        nearer = "the scene, or another edit of it, is nearer to it than the truth is"
     word = "correct" if evaluated.correct else "not correct"
-    return f"{word}: {nearest} the scene and 16 other edits; PSNR {evaluated.psnr:.1f} dB"
+    return f"{word}: {nearer}; PSNR {evaluated.psnr:.1f} dB"
