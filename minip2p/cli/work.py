@@ -52,7 +52,7 @@ def show_progress(run: "Run", place: Path) -> None:
         unit="unit",
         mininterval=0.1 if sys.stderr.isatty() else 10.0,  # few lines in a log
         dynamic_ncols=True,
-        disable=int(os.environ.get("RANK", 0)) > 0 or bool(os.environ.get("TQDM_DISABLE")),  # one bar under torchrun
+        **({"disable": True} if int(os.environ.get("RANK", 0)) > 0 else {}),  # one bar under torchrun
     ) as bar:
         for unit in run:
             counts.update(unit.counts)

@@ -14,7 +14,8 @@ SHOWN = ("loss", "items_per_s", "held_out_loss", "psnr", "correct", "accuracy", 
 def show_progress(logs: Iterator[Log], steps: int, name: str, quiet: bool = False) -> None:
     """Run a training to its end, with a progress bar on stderr unless quiet."""
     shown: dict[str, str] = {}
-    with tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True, disable=quiet) as bar:
+    silenced = {"disable": True} if quiet else {}  # otherwise TQDM_DISABLE decides
+    with tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True, **silenced) as bar:
         for log in logs:
             if not log.figures:
                 bar.initial = bar.n = log.step  # the speed counts this run's steps alone
