@@ -51,6 +51,7 @@ def execute(lesson: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if output.get("name") == "stderr":
                 raise ValueError(f"a cell writes to stderr: {output.text}\n\n{cell.source}")
             output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
+            output.get("data", {}).pop("image/jpeg", None)  # beside the same picture as PNG
             for kind, value in output.get("data", {}).items():
                 output.data[kind] = smaller(value) if kind == "image/png" else without(folder, value)
             if "text" in output:

@@ -327,23 +327,24 @@ PRESETS: dict[str, Config] = {
         unet=UNetConfig(
             in_channels=16,
             out_channels=8,
-            widths=(64, 128),
+            widths=(64, 128, 128),
             blocks=1,
-            attention=("full", "full"),
-            heads=4,
+            attention=("full", "full", "none"),
+            mid_attention="full",
+            heads=2,
             text_width=128,
             norm_groups=8,
         ),
-        dit=DiTConfig(in_channels=16, out_channels=8, patch=1, width=192, depth=6, heads=4, text_width=128),
-        vae=VAEConfig(latent_channels=8, widths=(16, 32, 80, 128), blocks=1, norm_groups=8),
+        dit=DiTConfig(in_channels=16, out_channels=8, patch=2, width=192, depth=6, heads=4, text_width=128),
+        vae=VAEConfig(latent_channels=8, widths=(24, 48, 96, 128), blocks=1, norm_groups=8),
         text=TextConfig(
             vocab_size=768, max_length=24, width=128, layers=3, heads=4, feed_forward=512, bos=766, eos=767, pad=767
         ),
         schedule=ScheduleConfig(prediction="v"),
-        sampling=SamplingConfig(resolution=64, multiple=16, text_scale=1.5, image_scale=1.0),
+        sampling=SamplingConfig(resolution=128, multiple=32, text_scale=1.5, image_scale=1.0),
     ),
 }
 PRESETS["tiny_text2image"] = override(
-    PRESETS["tiny"], "unet.in_channels=8", "dit.in_channels=8", "text.max_length=48", "sampling.text_scale=3.0"
+    PRESETS["tiny"], "unet.in_channels=8", "dit.in_channels=8", "text.max_length=48", "sampling.text_scale=2.0"
 )
 """`sd2` is Stable Diffusion 2 base: of its text tower's 24 layers the last is never run, so it has 23."""

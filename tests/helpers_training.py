@@ -32,6 +32,7 @@ FEW = (
     "train.decay=constant",
     "train_text=False",
     "held_out=0",  # a preview takes longer than the training
+    "train.precision=fp32",
 )
 
 
@@ -85,9 +86,10 @@ def write_weights(path: Path, channels: int, **unet) -> Path:
     tokenizer, text = tokenizer_for(replace(tiny.text, layers=1))
     config = replace(
         tiny,
-        unet=replace(tiny.unet, **{"widths": (16, 16), "in_channels": channels} | unet),
+        unet=replace(tiny.unet, **{"widths": (16, 16, 16), "in_channels": channels} | unet),
         text=text,
         vae=replace(tiny.vae, widths=(8, 8, 8, 8)),
+        sampling=replace(tiny.sampling, resolution=64),
     )
     networks = build({part: getattr(config, part) for part in ("unet", "vae", "text")}, seed=channels)
     pipe = Pipeline(*networks.values(), tokenizer, config)
@@ -110,7 +112,7 @@ def editor(tmp_path_factory) -> Path:
 
 
 def config_of(pairs, file, *words):
-    config = replace(EDITOR, data=(str(pairs),))
+    config = replace(EDITOR, data=(str(pairs),), size=64)
     return override(resolve_config(config, [file], edits=True), *FEW, *words)
 
 

@@ -155,7 +155,9 @@ def test_wrong_lists_of_variants_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "denoiser, transformers", [("unet", [(3, 64, 64), (4, 16, 128)]), ("dit", [(6, 64, 192)])], ids=["unet", "dit"]
+    "denoiser, transformers",
+    [("unet", [(3, 256, 64), (3, 64, 128), (1, 16, 128)]), ("dit", [(6, 64, 192)])],
+    ids=["unet", "dit"],
 )
 def test_the_cost_is_that_of_a_call(denoiser, transformers):
     """In memory PyTorch counts the same, but for fused attention: two products over n queries and as many keys, or 24
@@ -163,7 +165,7 @@ def test_the_cost_is_that_of_a_call(denoiser, transformers):
     config = override(PRESETS["tiny"], f"denoiser={denoiser}")
     network, c = build_denoiser(config), config.denoiser_config
     with FlopCounterMode(display=False) as counter:
-        network(torch.randn(1, c.in_channels, 8, 8), torch.zeros(1), torch.randn(1, 24, 128))
+        network(torch.randn(1, c.in_channels, 16, 16), torch.zeros(1), torch.randn(1, 24, 128))
     cost = denoiser_cost(config)
     assert cost["parameters"] == sum(x.numel() for x in network.parameters())
     attention = sum(k * 4 * width * (n * n + n * 24) for k, n, width in transformers)

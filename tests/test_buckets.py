@@ -89,10 +89,10 @@ def test_resize_follows_the_size():
         DiffusionTraining(size=(512, 384), buckets=True)
 
 
-@pytest.mark.parametrize("size", ["32", "(48, 32)"])
+@pytest.mark.parametrize("size", ["32", "(64, 32)"])
 def test_training_at_another_size(size, shapes, editor, tmp_path):
     stage = make_stage(config_of(shapes, editor, f"size={size}", "held_out=4"), tmp_path, editor)
-    y, x = (32, 48) if "48" in size else (32, 32)
+    y, x = (32, 64) if "64" in size else (32, 32)
     batch = stage.data.batch(0)
     assert batch.pixels.shape == (4, 2, 3, y, x) and batch.noise.shape == (4, 8, y // 8, x // 8)
     loss, _ = stage.loss(stage.module, stage.inputs(batch))
@@ -106,7 +106,7 @@ def test_sides_that_the_networks_do_not_divide_are_refused_before_anything_start
     words = ["--init-from", str(editor), "--data", str(shapes), "--out", str(tmp_path / "run"), "--set", size]
     assert main(["train", "editor", "--device", "cpu", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "expected a multiple of 16 pixels" in line and not (tmp_path / "run/config.json").exists()
+    assert "expected a multiple of 32 pixels" in line and not (tmp_path / "run/config.json").exists()
 
 
 def test_the_size_of_a_source_is_read_from_its_header(tmp_path):
@@ -240,15 +240,15 @@ def test_a_broken_pair_is_replaced_by_one_of_its_bucket():
 # Training
 
 
-WORDS = ("buckets=True", "size=64", "draw=pairs", "dropout=0.2")
+WORDS = ("buckets=True", "size=128", "draw=pairs", "dropout=0.2")
 
 
 def test_a_run_with_buckets(shapes, editor, tmp_path):
     """All batches of an epoch: what a pair's crop shows is of the pair, at the size of the nearest shape."""
-    stage = make_stage(config_of(shapes, editor, *WORDS, "held_out=8", "resize=(64, 64)"), tmp_path, editor)
+    stage = make_stage(config_of(shapes, editor, *WORDS, "held_out=8", "resize=(128, 128)"), tmp_path, editor)
     sizes = Counter(stage.data.examples.sets[0].sizes)
-    assert set(sizes) == {(48, 80), (64, 64), (80, 48)}, "the only one of 1 : 4 joins the nearest"
-    assert any(f"80x48 ({sizes[80, 48]})" in note for note in stage.notes)
+    assert set(sizes) == {(96, 160), (128, 128), (160, 96)}, "the only one of 1 : 4 joins the nearest"
+    assert any(f"160x96 ({sizes[160, 96]})" in note for note in stage.notes)
     for step in range(sum(-(-n // 4) for n in sizes.values())):
         batch = stage.data.batch(step)
         width, height = stage.data.examples.size(step)

@@ -186,6 +186,44 @@ def test_clip_in_one_file(tmp_path):
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in clip.state_dict().items())
 
 
+def test_models_share_an_autoencoder_beside_them(weights, tmp_path):
+    """Read it is the same model; what is beside it is checked, and must be there."""
+    whole, part = save(tmp_path / "whole", "minip2p", weights), tmp_path / "part.safetensors"
+    save(tmp_path / "vae.safetensors", "minip2p", {"vae": weights["vae"]})
+    checkpoints.share(whole, part, {"vae": "vae.safetensors"})
+    assert not any(name.startswith("vae.") for name in open_weights(part).tensors)
+    one, other = checkpoints.read(whole), checkpoints.read(part)
+    assert same(one.parts, other.parts) and other.shared == {"vae": "vae.safetensors"} and not one.shared
+    assert (one.config, one.tokenizer, one.provenance) == (other.config, other.tokenizer, other.provenance)
+    save(tmp_path / "again", "minip2p", other.parts, other.config)
+    (tmp_path / "vae.safetensors").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match="vae weights are in vae.safetensors beside it.*missing"):
+        checkpoints.read(part)
+    assert same(checkpoints.read(tmp_path / "again").parts, one.parts), "written again it is whole"
+    save(tmp_path / "vae.safetensors", "minip2p", {"unet": weights["unet"]})
+    with pytest.raises(checkpoints.CheckpointError, match="has no vae weights; part.safetensors"):
+        checkpoints.read(part)
+
+
+def test_only_what_is_equal_and_beside_it_is_shared(weights, tmp_path):
+    whole = save(tmp_path / "whole", "minip2p", weights)
+    save(tmp_path / "vae.safetensors", "minip2p", {"vae": weights_of(config_of(), seed=1)["vae"]})
+    with pytest.raises(checkpoints.CheckpointError, match=r"its vae\..* is not that of"):
+        checkpoints.share(whole, tmp_path / "part", {"vae": "vae.safetensors"})
+    with pytest.raises(checkpoints.CheckpointError, match="minip2p's own layout"):
+        checkpoints.share(save(tmp_path / "o.ckpt", "original", weights), tmp_path / "part", {"vae": "vae.safetensors"})
+    assert not (tmp_path / "part").exists()
+    file = open_weights(whole)
+    for name in ("../vae.safetensors", "/vae.safetensors", "..", "", "a/"):
+        write_safetensors(tmp_path / "bad", file.tensors, file.metadata | {"shared": json.dumps({"vae": name})})
+        with pytest.raises(checkpoints.CheckpointError, match="outside its folder"):
+            checkpoints.read(tmp_path / "bad")
+    for shared in (3, {"vae": 3}, ["vae"]):
+        write_safetensors(tmp_path / "bad", file.tensors, file.metadata | {"shared": json.dumps(shared)})
+        with pytest.raises(checkpoints.CheckpointError, match="header does not fit"):
+            checkpoints.read(tmp_path / "bad")
+
+
 @pytest.mark.parametrize(
     "name, old, new", [("classifier", "reader", "classifier"), ("instructions", "writer", "language_model")]
 )

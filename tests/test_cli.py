@@ -352,12 +352,12 @@ def test_ctrl_c_is_one_line_and_130():
 
 
 def test_a_scene_is_drawn_with_its_caption(capsys):
-    assert main(["tiny", "scene", "--seed", "3", "--size", "64", "--output", "scene.png"]) == 0
-    assert main(["tiny", "scene", "--seed", "3", "--size", "64", "--edit", "--output", "pair.png"]) == 0
+    assert main(["tiny", "scene", "--seed", "3", "--size", "128", "--output", "scene.png"]) == 0
+    assert main(["tiny", "scene", "--seed", "3", "--size", "128", "--edit", "--output", "pair.png"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == told[2] and len(told) == 6
-    assert pixels("pair.png").shape == (64, 132, 3)
-    assert (pixels("pair.png")[:, :64] == pixels("scene.png")).all()
+    assert pixels("pair.png").shape == (128, 264, 3)
+    assert (pixels("pair.png")[:, :128] == pixels("scene.png")).all()
 
 
 def test_convert_and_info(capsys):

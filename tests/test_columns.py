@@ -179,16 +179,16 @@ def test_a_set_of_other_names_is_checked_imported_precomputed_and_trained_on(tmp
     assert main(["check", "set", *named]) == 0 and "with captions    3" in capsys.readouterr().out
     assert main(["import", "--data", "set", *named, "--output", "new"]) == 0
     assert [text.instruction for text in open_edits("new").texts()] == [row["do"] for row in ROWS]
-    size = ["--size", "16", "32", "--crops", "1", "--flip", "no", "--texts", "no"]
+    size = ["--size", "32", "64", "--crops", "1", "--flip", "no", "--texts", "no"]
     assert main(["precompute", "--data", "set", *named, "--weights", str(editor), *size, "--output", "latents"]) == 0
     header = json.loads((tmp_path / "latents/precomputed.json").read_text())
-    assert (header["size"], header["resize"], header["shape"]) == ([16, 32], [16, 18], [8, 4, 2])
+    assert (header["size"], header["resize"], header["shape"]) == ([32, 64], [32, 36], [8, 8, 4])
     start = ["train", "editor", "--init-from", str(editor), "--device", "cpu", "--set", *FEW, "train.steps=1"]
-    assert main([*start, "size=16,32", "--data", "latents", "--out", "one"]) == 0
-    assert main([*start, "size=16,32", "--data", "set", *named, "--out", "two"]) == 0
+    assert main([*start, "size=32,64", "--data", "latents", "--out", "one"]) == 0
+    assert main([*start, "size=32,64", "--data", "set", *named, "--out", "two"]) == 0
     assert json.loads((tmp_path / "two/config.json").read_text())["columns"]["output"] == "cap two"
-    assert main([*start, "size=32", "--data", "latents", "--out", "three"]) == 2
-    assert "was precomputed at 16,32 pixels, not 32: --set size=16,32" in capsys.readouterr().err
+    assert main([*start, "size=64", "--data", "latents", "--out", "three"]) == 2
+    assert "was precomputed at 32,64 pixels, not 64: --set size=32,64" in capsys.readouterr().err
     assert main([*start, "--data", "set", "--columns", "edit=nothing", "--out", "three"]) == 2
     assert "no column 'nothing'" in capsys.readouterr().err
     assert main([*start, "--data", "new", *named, "--out", "three"]) == 2

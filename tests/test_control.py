@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from minip2p.nn.attention import Attention
 from minip2p.nn.site import Site
 from minip2p.text.align import positions, refinement, replacement
 from minip2p.text.learn import learn_bpe
+from minip2p.tinyworld.evaluation.mechanisms import FirstCaption, ShareIn
 
 RED, BLUE = "a red house by the sea", "a blue house by the sea"
 MORE = "a red house with a boat, by the sea"
@@ -548,3 +550,45 @@ def test_a_mask_does_not_depend_on_the_maps_scale_and_grows_as_the_threshold_fal
     assert (where(maps, (2 * y, 3 * x), threshold / 2) >= mask).all()
     assert (where(maps, (2 * y, 3 * x), threshold, pool=False) <= mask).all()
     assert not where(torch.zeros(1, y, x), (y, x), 0.0).any()
+
+
+# ---- what else a pair may share (tinyworld/evaluation/mechanisms.py)
+
+
+def test_with_the_first_caption_throughout_the_edited_picture_is_the_source(text2image):
+    """At no step it is the pair that shares nothing; in between it lies between: more steps, less change."""
+    source, plain = pair(text2image)
+    changes = []
+    for part in (0.0, 0.4, 0.8, 1.0):
+        first, edited = pair(text2image, FirstCaption(part))
+        assert torch.equal(first, source)
+        changes.append(difference(edited, source))
+        assert part > 0 or torch.equal(edited, plain)
+    assert changes[0] > changes[1] > changes[2] > changes[3] and changes[3] < ROUNDING
+
+
+def test_first_captions_of_many_pairs_are_their_own(text2image):
+    prompts, edits = [RED, BLUE], [BLUE, RED]
+    together = pair(text2image, FirstCaption(0.4), prompt=prompts, edited=edits, seed=[3, 4], batch_size=2)
+    for i, both in enumerate(together):
+        alone = pair(text2image, FirstCaption(0.4), prompt=prompts[i], edited=edits[i], seed=3 + i)
+        assert max(map(difference, both, alone)) < ROUNDING
+
+
+def test_sharing_in_one_guidance_branch_is_half_of_sharing(text2image):
+    """Without guidance there is one branch, that of the text; both branches in turn differ from both at once."""
+    both, plain = pair(text2image, share=0.9)[1], pair(text2image)[1]
+    text, null = (pair(text2image, ShareIn(0.9, branch))[1] for branch in (0, 1))
+    assert all(difference(a, b) > 1e-4 for a, b in combinations((both, plain, text, null), 2))
+    both, plain, text, null = (
+        pair(text2image, *control, scale=1.0, share=share)[1]
+        for control, share in (((), 0.9), ((), 0), ((ShareIn(0.9, 0),), 0), ((ShareIn(0.9, 1),), 0))
+    )
+    assert difference(text, both) < ROUNDING and difference(null, plain) < ROUNDING
+    assert torch.equal(pair(text2image, ShareIn(0.0, 0))[1], pair(text2image)[1])
+
+
+@pytest.mark.parametrize("make", [lambda x: FirstCaption(x), lambda x: ShareIn(x, 0)])
+def test_a_part_that_is_no_fraction_is_refused(text2image, make):
+    with pytest.raises(ValueError, match="1.5"):
+        pair(text2image, make(1.5))

@@ -206,7 +206,7 @@ def test_a_widened_one_predicts_the_same_whatever_the_new_inputs_are(text2image)
 
 THIN_DIT = ("model.denoiser=dit", "model.dit.width=32", "model.dit.depth=2", "model.dit.heads=2")
 THIN_FLOW = (
-    "model.unet.widths=(16, 16)",
+    "model.unet.widths=(16, 16, 16)",
     "model.schedule.kind=flow",
     "model.schedule.prediction=flow",
     "times=logit_normal",
@@ -222,7 +222,7 @@ def train(words: tuple[str, ...], out: Path, init_from: list[Path]) -> list[floa
     config = override(
         STAGES["editor"].presets["tiny"],
         *(f"train.{word}" for word in (*few, "learning_rate=3e-3", "ema=0.9")),
-        *("model.text.layers=1", "sources=12", "edits=2", "held_out=4"),
+        *("model.text.layers=1", "size=64", "sources=12", "edits=2", "held_out=4"),
         *words,
     )
     logs = start(STAGES["editor"], config, out, init_from=init_from)

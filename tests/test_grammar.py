@@ -372,6 +372,18 @@ def test_triplets_are_of_every_kind_and_rarely_repeated():
     assert len({(t.input, t.edit, t.output) for t in drawn}) > 590
 
 
+@given(seeds, st.sampled_from(EDIT_KINDS))
+def test_a_triplet_may_be_of_a_given_kind(seed, kind):
+    drawn = sample_triplet(np.random.default_rng(seed), kind)
+    assert change(parse_caption(drawn.input), parse_caption(drawn.output)) == kind
+
+
+@pytest.mark.parametrize(("kind", "details"), [("weather", ("size", "place")), ("weather", ()), ("seasons", None)])
+def test_a_kind_that_no_caption_shows_is_an_error(kind, details):
+    with pytest.raises(ValueError, match=f"show an edit of kind '{kind}'"):
+        sample_triplet(np.random.default_rng(0), kind, details=details)
+
+
 @given(seeds, st.integers(1, 12))
 def test_a_walk_makes_one_edit_at_a_time_and_states_it(seed, n):
     lines = sample_walk(np.random.default_rng(seed), n)
@@ -383,6 +395,14 @@ def test_a_walk_makes_one_edit_at_a_time_and_states_it(seed, n):
         assert kind in EDIT_KINDS
         named = {t.kind for t in (*before.things, *after.things)} & set(re.findall(r"\w+", statement))
         assert bool(named) == (kind in ("recolour", "replace", "add", "remove"))
+
+
+@given(seeds, st.integers(1, 8))
+def test_a_walk_may_have_the_instruction_of_every_edit(seed, n):
+    lines = sample_walk(np.random.default_rng(seed), n, asked=1.0)
+    assert len(lines) % 3 == 1
+    for before, instruction, after in zip(lines[::3], lines[1::3], lines[3::3], strict=False):
+        assert mismatch(before, instruction, after) is None
 
 
 @given(seeds, st.integers(0, 6))

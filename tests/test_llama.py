@@ -262,6 +262,19 @@ def test_any_text_goes_through_pieces_unchanged(text):
     assert all(0 <= i < len(PIECES) for i in ids)
 
 
+PHRASED = Pieces.learn(TEXTS, 300, [" red cat", " blue bird"])
+
+
+@given(text=st.text(max_size=40) | st.text("a redct\n#%é日", max_size=80))
+def test_phrases_are_one_piece_wherever_they_stand(text):
+    text = text.replace("▁", "_")
+    red, blue = (PHRASED.encode(phrase) for phrase in (" red cat", " blue bird"))
+    assert len(red) == len(blue) == 1
+    assert PHRASED.decode(PHRASED.encode(text)) == text
+    ids = PHRASED.encode(f"{text} blue bird\n{text} red cats")
+    assert blue[0] in ids and red[0] in ids and PHRASED.decode(ids) == f"{text} blue bird\n{text} red cats"
+
+
 def test_pieces_of_the_same_bytes_are_equal(tmp_path):
     PIECES.save(tmp_path)
     values = json.loads(json.dumps(PIECES.to_dict()))

@@ -97,7 +97,7 @@ def test_a_rendered_pair_shows_its_edit():
         edit, other = sample_edit(rng), sample_edit(rng)
         captions = loose_captions(edit.source, edit.target, rng=rng, details=("size", "place", "weather"))
         prompt = {"input": captions[0], "edit": edit.instruction, "output": captions[1]}
-        images = render(edit.source, 64), render(edit.target, 64)
+        images = render(edit.source), render(edit.target)
         pair = miniature.inspect_pair(classifier, prompt, images, kept=True)
         assert pair.kind == edit.kind
         correct.append((pair.attributes, pair.exact))

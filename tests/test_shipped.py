@@ -14,7 +14,7 @@ from minip2p.tinyworld.evaluation.attributes import accuracy, evaluate_text2imag
 from minip2p.tinyworld.evaluation.edits import evaluate_editor
 from minip2p.tinyworld.evaluation.instructions import evaluate_instructions
 from minip2p.tinyworld.evaluation.pairs import evaluate_pairs
-from minip2p.tinyworld.scenes import loose_captions, render, sample_edit, sample_scene
+from minip2p.tinyworld.scenes import EDIT_KINDS, loose_captions, render, sample_edit, sample_scene
 from minip2p.tinyworld.training.datasets import render_batch
 
 
@@ -34,27 +34,27 @@ def test_files_are_small():
 
 
 def test_the_editor_is_mostly_correct(pipe):
-    """30 of the README's 200 edits, with fewer steps."""
-    results = evaluate_editor(pipe, 30, steps=10)
-    assert np.mean([each.correct for each in results]) >= 0.6 and np.median([each.psnr for each in results]) >= 20
+    """20 of the README's 300 edits, with fewer steps."""
+    results = evaluate_editor(pipe, 20, steps=10)
+    assert np.mean([each.correct for each in results]) >= 0.9 and np.median([each.psnr for each in results]) >= 26
 
 
 def test_an_empty_instruction_returns_the_input(pipe):
-    picture = render(sample_scene(np.random.default_rng(0)), 64)
+    picture = render(sample_scene(np.random.default_rng(0)))
     assert pipe.edit(picture, "").tobytes() == picture.tobytes()
 
 
 def test_the_autoencoder_reconstructs_scenes(pipe):
     rng = np.random.default_rng(7)
-    x = render_batch([sample_edit(rng).target for _ in range(24)], 64) / 2 + 0.5
+    x = render_batch([sample_edit(rng).target for _ in range(24)], 128) / 2 + 0.5
     y = pipe.decode(pipe.config.vae.scaling_factor * pipe.encode_image(x))
-    assert psnr(y, x).median() > 25
+    assert psnr(y, x).median() > 29.5
 
 
 def test_its_latents_have_unit_variance(pipe):
     rng = np.random.default_rng(8)
     z = pipe.config.vae.scaling_factor * pipe.encode_image(
-        render_batch([sample_scene(rng) for _ in range(24)], 64) / 2 + 0.5
+        render_batch([sample_scene(rng) for _ in range(24)], 128) / 2 + 0.5
     )
     assert 0.85 < float(z.std()) < 1.15
 
@@ -71,34 +71,35 @@ def test_clip_finds_the_captions_of_scenes():
 
 @pytest.mark.slow
 def test_generated_images_show_what_their_captions_describe(text2image):
-    """24 of the README's 200 captions, with fewer steps."""
-    results = evaluate_text2image(text2image, load_classifier(), 24, steps=12, batch_size=24)
+    """16 of the README's 200 captions, with fewer steps."""
+    results = evaluate_text2image(text2image, load_classifier(), 16, steps=10, batch_size=16)
     attributes, whole = accuracy(results)
-    assert attributes >= 0.9 and whole >= 0.7
+    assert attributes >= 0.95 and whole >= 0.85
 
 
 def test_instructions_are_mostly_valid_and_consistent():
     """60 of the README's 500 captions."""
-    results = evaluate_instructions(minip2p.load_language_model(), 60, temperature=0.3, batch_size=30)
-    assert np.mean([each.valid for each in results]) >= 0.85
-    assert np.mean([each.consistent for each in results]) >= 0.75
+    results = evaluate_instructions(minip2p.load_language_model(), 60, batch_size=30)
+    assert np.mean([each.valid for each in results]) >= 0.9
+    assert np.mean([each.consistent for each in results]) >= 0.8
+    assert {each.kind for each in results if each.consistent} == set(EDIT_KINDS)
 
 
 @pytest.mark.slow
 def test_far_fewer_pixels_change_with_the_same_noise(text2image):
     """With and without shared attention; and targets are correct about as often."""
-    how = {"shares": (0.0, 0.5), "steps": 8, "batch_size": 12}
-    free, shared, other, drawn = evaluate_pairs(text2image, load_classifier(), 12, **how)
+    how = {"shares": (0.0, 0.5), "steps": 8, "batch_size": 8}
+    free, shared, other, drawn = evaluate_pairs(text2image, load_classifier(), 8, **how)
     changed = [each.changed.mean() for each in (free, shared, other, drawn)]
     assert changed[3] < max(changed[:2]) < 0.7 * changed[2]
-    assert shared.target.mean() >= 0.7 * free.target.mean() >= 0.2
+    assert shared.target.mean() >= 0.7 * free.target.mean() >= 0.4
 
 
 @pytest.mark.slow
 def test_null_text_inversion_reconstructs(text2image):
     """It comes within 0.5 dB of the autoencoder alone; DDIM inversion does not, at this guidance scale."""
     scene = sample_scene(np.random.default_rng(12))
-    image, how = render(scene, 64), {"scale": 7.5, "steps": 8, "learning_rate": 0.1}
+    image, how = render(scene), {"scale": 7.5, "steps": 16, "learning_rate": 0.1}
     x = to_tensor(image)
     alone = psnr(text2image.decode(text2image.config.vae.scaling_factor * text2image.encode_image(x[None]))[0], x)
     ddim, null_text = (
@@ -112,7 +113,7 @@ def test_a_given_image_is_edited_by_inversion(text2image):
     """The predicted attributes of the result are those of the image, except for the time."""
     scene = replace(sample_scene(np.random.default_rng(11)), time="day", medium="plain", weather="clear")
     captions = loose_captions(scene, replace(scene, time="night"), rng=np.random.default_rng(0))
-    start = text2image.invert(render(scene, 64), captions[0], method="negative_prompt", scale=2.0, steps=30)
+    start = text2image.invert(render(scene), captions[0], method="negative_prompt", scale=2.0, steps=30)
     again, night = text2image.generate_pair(*captions, share=0.5, start=start)
     first, second = predict(load_classifier(), [again, night])
     assert first == scene.attributes and second.time == "night" and second.setting == scene.setting

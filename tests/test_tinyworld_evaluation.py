@@ -77,7 +77,7 @@ def test_the_target_is_correct_and_the_source_is_not(seed):
 @given(seeds)
 def test_mild_noise_does_not_matter(seed):
     edit, rng = edit_of(seed), np.random.default_rng(seed)
-    noisy = to_tensor(render(edit.target)) + torch.from_numpy(rng.normal(0, 0.05, (3, 64, 64)))
+    noisy = to_tensor(render(edit.target)) + torch.from_numpy(rng.normal(0, 0.05, (3, 128, 128)))
     correct, near = evaluate(noisy, edit, rng)
     assert correct and 25 < near < 27
 

@@ -88,10 +88,22 @@ def test_completions_are_counted_by_what_is_wrong():
     found = counts(results)
     assert found["60"] == ["50.0%", "16.7%", "33.3%"]
     assert {name: found[name] for name in reasons[1:]} == {name: ["10"] for name in reasons[1:]}
+    assert found["no single change"] == ["10", "33.3%", "0.0%"], "of the 30 valid ones: the unknown captions"
+
+
+def test_completions_are_counted_by_the_change_they_make():
+    results = evaluate_instructions(Fake(), N)
+    kinds = [grammar.change(grammar.parse_caption(t.input), grammar.parse_caption(t.output)) for t in TRIPLETS]
+    assert [r.kind for r in results] == kinds and None not in kinds
+    found = counts(results)
+    for kind in set(kinds):
+        assert found[kind] == [str(kinds.count(kind)), f"{kinds.count(kind) / N:.1%}", "100.0%"]
 
 
 def test_a_language_model_without_valid_completions_has_a_table():
-    found = counts(evaluate_instructions(Fake(lambda i, triplet: "\n"), 5))
+    results = evaluate_instructions(Fake(lambda i, triplet: "\n"), 5)
+    found = counts(results)
+    assert {each.kind for each in results} == {None} and "no single change" not in found
     assert found["5"] == ["0.0%", "0.0%", "-"] and found["1 parts in place of 2"] == ["5"]
 
 

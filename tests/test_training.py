@@ -43,12 +43,13 @@ FEW = (
     "train.save_every=3",
     "train.preview_every=100",
 )
+SMALL_DENOISER = ("model.unet.widths=(16, 16, 16)", "model.text.layers=1", "model.sampling.resolution=64", "size=64")
 THIN = {
-    "vae": ("model.widths=(8, 8, 8, 8)",),
+    "vae": ("model.widths=(8, 8, 8, 8)", "size=64", "cut=32"),
     "clip": ("model.text.layers=1", "model.vision.layers=1"),
     "classifier": ("model.widths=(8, 8, 8)", "model.blocks=(0, 1, 1)", "decoded=3"),
-    "editor": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
-    "text2image": ("model.unet.widths=(16, 16)", "model.text.layers=1", "sources=3", "edits=2"),
+    "editor": (*SMALL_DENOISER, "sources=3", "edits=2"),
+    "text2image": (*SMALL_DENOISER, "sources=3", "edits=2"),
     "language": (
         "model.width=24",
         "model.layers=1",
@@ -175,9 +176,10 @@ def test_the_recipe_trains_every_stage_and_continues_where_it_stopped(tmp_path, 
     monkeypatch.setattr(recipe, "make_pairs", make_pairs)
     models = recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
     assert trained == [(name, step) for name in (*STAGES, "editor-from-pairs") for step in (2, 4, 6)]
+    assert len([*(tmp_path / "runs").rglob("latents*")]) == 1, "both denoisers train on the same latents"
     recipe.rebuild(tmp_path / "out", tmp_path / "runs", show)
     assert len(trained) == 24, "what is finished is not trained again"
-    ships = {f"{name}.safetensors" for name in ("clip", "classifier", "editor", "text2image", "instructions")}
+    ships = {f"{name}.safetensors" for name in recipe.SHIPPED}
     assert {p.name for p in (tmp_path / "out").iterdir()} == ships
     paired, text2image = (minip2p.load(models[name]) for name in ("editor-from-pairs", "text2image"))
     assert torch.equal(paired.vae.decoder.conv_out.weight, text2image.vae.decoder.conv_out.weight)
@@ -194,7 +196,7 @@ def test_the_recipes_pairs_are_made_by_its_own_models(tmp_path, monkeypatch):
     small = miniature.Recipe(captions=5, compared=1, samples=2, steps=8, thresholds=take_all)
     monkeypatch.setattr(miniature, "RECIPE", small)
     models = {}
-    for name in ("instructions", "text2image", "clip", "classifier"):
+    for name in ("instructions", "text2image", "vae", "clip", "classifier"):
         models[name] = tmp_path / f"{name}.safetensors"
         models[name].write_bytes(shipped(name).read_bytes())
     opened, load = [], checkpoints.read
@@ -202,8 +204,10 @@ def test_the_recipes_pairs_are_made_by_its_own_models(tmp_path, monkeypatch):
         checkpoints, "read", lambda path, *more, **how: opened.append(Path(path)) or load(path, *more, **how)
     )
     latents = Latents.open(recipe.make_pairs(models, tmp_path / "data"))
-    assert set(models.values()) <= set(opened) and not any(path.parent == shipped("clip").parent for path in opened)
-    assert len(latents) == 10 and latents.variants == 8 and latents.header["size"] == 64
+    assert set(models.values()) - {models["vae"]} <= set(opened) and not any(
+        path.parent == shipped("clip").parent for path in opened
+    )
+    assert len(latents) == 10 and latents.variants == 2 and latents.header["size"] == recipe.EDITOR_FROM_PAIRS.size
 
 
 def test_the_bar_of_a_resumed_run_begins_at_its_first_step(monkeypatch):

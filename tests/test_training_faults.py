@@ -375,7 +375,7 @@ def test_other_frozen_networks_are_noticed(part, stopped, editor, capsys):
         (["--batch-size", "3"], "train.batch_size=2, not 3"),
         (["--lora-rank", "2"], "is of another model"),
         (["--steps", "3"], "has 4 steps already"),
-        (["--set", "model.unet.widths=(16, 32)"], "shapes of its unet weights"),
+        (["--set", "model.unet.widths=(16, 32, 32)"], "shapes of its unet weights"),
         (["--set", "model.text.layers=2"], "model.text.layers"),
         (["--set", "model.vae.scaling_factor=2.0"], "model.vae.scaling_factor"),
         (["--set", "size=32", "resize=(32, 32)"], None),
@@ -550,7 +550,7 @@ def test_the_docs_have_the_table_of_departures():
         ("editor", "model.schedule.shift=3", "the schedule is scaled_linear, not flow"),
         ("text2image", "model.schedule.kind=flow model.schedule.start=0.001", "the schedule is flow"),
         ("editor", "lora_alpha=4", "lora_rank is 0"),
-        ("editor", "resize=(64,70)", "data names no sets of pairs"),
+        ("editor", "resize=(128,140)", "data names no sets of pairs"),
         ("editor", "skip_broken=True", "data names no sets of pairs"),
         ("editor", "full_caption_steps=9", "an editor reads instructions"),
         ("vae", "model.scaling_factor=0.5", "it is measured"),
@@ -574,14 +574,14 @@ def test_words_of_data_are_refused_where_the_data_has_them(pairs, editor, capsys
     list(precompute(lambda: pipe, edits, settings, tmp_path / "latents", data=read_texts(edits, False).mark))
     for data, word, why in (
         (tmp_path / "latents", "flip=0.1", "the crops are precomputed"),
-        (tmp_path / "latents", "resize=(64,99)", "the crops are precomputed"),
+        (tmp_path / "latents", "resize=(128,199)", "the crops are precomputed"),
         (pairs, "sources=5", "data names sets of pairs"),
         (pairs, "model.vae.blocks=2", "cannot be changed in training"),
     ):
         words = ["--init-from", str(editor), "--data", str(data), "--set", word]
         assert main(["train", "editor", "--print-config", *words]) == 2
         assert why in capsys.readouterr().err
-    words = ["--init-from", str(editor), "--data", str(pairs), "--set", "flip=0.1", "resize=(64,99)", "draw=pairs"]
+    words = ["--init-from", str(editor), "--data", str(pairs), "--set", "flip=0.1", "resize=(128,199)", "draw=pairs"]
     assert main(["train", "editor", "--print-config", *words]) == 0
 
 

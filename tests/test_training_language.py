@@ -19,7 +19,8 @@ from minip2p.config import override
 from minip2p.data.captions import Triplet, completion_text, prompt_text
 from minip2p.nn.lora import merged
 from minip2p.pipeline import LanguageModel
-from minip2p.tinyworld.grammar import mismatch, parse_caption
+from minip2p.tinyworld.grammar import change, mismatch, parse_caption
+from minip2p.tinyworld.scenes import EDIT_KINDS
 from minip2p.tinyworld.training.config import TinyInstructionTraining
 from minip2p.tinyworld.training.datasets import draw_triplets, scene_text
 from minip2p.tinyworld.training.presets import INSTRUCTIONS, LANGUAGE
@@ -201,7 +202,7 @@ def is_caption(line: str) -> bool:
 @pytest.mark.parametrize("requests", [0.0, 1.0])
 def test_a_language_models_rows_are_full_of_texts_and_all_tokens_are_predicted(requests):
     """Captions with what happens between them, a line each; or instructions and no caption."""
-    words = *FEW, *THIN, "length=300", f"texts.requests={requests}"
+    words = *FEW, *THIN, "length=300", f"texts.requests={requests}", "texts.asked=0.0"
     stage = make_stage("language", override(LANGUAGE, *words), None)
     tokens, predicted = stage.data.batch(0)
     assert tokens.shape == (4, 300) and predicted.all() and (tokens[:, 0] == stage.base.pieces.bos).all()
@@ -257,6 +258,13 @@ def test_the_tiny_worlds_triplets_agree_and_depend_on_the_seed_alone():
     triplets = draw_triplets(50)
     assert triplets == draw_triplets(50) != draw_triplets(50, seed=1)
     assert all(mismatch(t.input, t.edit, t.output) is None for t in triplets) and len(set(triplets)) > 45
+
+
+def test_the_instruction_models_triplets_are_of_all_kinds_in_turn():
+    triplets = draw_triplets(24, balanced=True)
+    assert triplets == draw_triplets(24, balanced=True) != draw_triplets(24)
+    kinds = [change(parse_caption(t.input), parse_caption(t.output)) for t in triplets]
+    assert kinds == [*EDIT_KINDS] * 3
 
 
 # ---- runs

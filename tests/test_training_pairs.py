@@ -86,7 +86,8 @@ def test_shapes_and_schedule_are_those_of_the_first_file_that_has_a_part(text2im
     assert model.vae == other.vae and model.text == theirs.text and model.schedule == theirs.schedule
     assert model.unet == replace(theirs.unet, in_channels=16) != config.model.unet
     assert resolve_config(config, [text2image], edits=False).model.unet == theirs.unet
-    assert resolve_config(config, [editor, text2image], edits=True).model == minip2p.load(editor).config
+    found, model = resolve_config(config, [editor, text2image], edits=True).model, minip2p.load(editor).config
+    assert found == replace(model, sampling=found.sampling) and found.sampling.resolution == config.size
 
 
 def test_neither_held_out_nor_test_pairs_are_trained_on(pairs, editor, tmp_path, monkeypatch):
@@ -328,7 +329,14 @@ def test_bfloat16_is_refused_where_it_is_slow(pairs, editor, tmp_path, monkeypat
 
 def quick_edits(pipe, pairs):
     """Edits by one branch and few steps."""
-    options = {"text_scale": 1.0, "image_scale": 1.0, "steps": 10, "sampler": "ddim", "output": "tensor"}
+    options = {
+        "text_scale": 1.0,
+        "image_scale": 1.0,
+        "steps": 10,
+        "sampler": "ddim",
+        "output": "tensor",
+        "resolution": 64,
+    }
     return torch.stack(pipe.edit([p.source for p in pairs], [p.instruction for p in pairs], **options))
 
 
@@ -353,7 +361,7 @@ def test_training_overfits_four_pairs(tmp_path):
         "train.learning_rate=2e-3",
         "train.ema=0.9",
         "dropout=0.0",
-        "resize=(64, 64)",
+        "size=64",
         "held_out=0",
         "train.save_every=1000",
     )
@@ -386,7 +394,7 @@ def test_the_estimate_of_memory_is_near_the_peak(pairs, tmp_path):
         (["--data", "nowhere", "--init-from", "EDITOR"], "nowhere: no such file"),
         (["--resume", "nowhere"], "--init-from"),
         (["--shard"], "torchrun"),
-        (["--set", "resize=(32, 64)"], "from size = 64 on"),
+        (["--set", "resize=(32, 64)"], "from size = 128 on"),
         (["--set", "train.keep=0"], "expected at least 1"),
         (
             ["--init-from", "EDITOR", "--data", "x", "--set", "size=36", "resize=(36, 40)"],

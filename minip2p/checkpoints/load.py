@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -101,8 +101,9 @@ def _read_ours(path: Path, weights: Weights, ema: bool, config: Any) -> Loaded:
     if kind is None:
         raise CheckpointError(f"{path}: holds a {FORMER.get(word, word)!r}; expected one of {', '.join(KINDS)}")
     loaded = _with_header(Loaded(path, "minip2p", config), kind, weights.metadata)
-    averaged = {name.removeprefix("ema."): t for name, t in weights.tensors.items() if name.startswith("ema.")}
-    plain = {name: t for name, t in weights.tensors.items() if not name.startswith("ema.")}
+    tensors = _shared(path, loaded.shared) | weights.tensors
+    averaged = {name.removeprefix("ema."): t for name, t in tensors.items() if name.startswith("ema.")}
+    plain = {name: t for name, t in tensors.items() if not name.startswith("ema.")}
     for name, tensor in (plain | averaged if ema else plain).items():
         part, _, own = name.partition(".")
         loaded.parts.setdefault(FORMER.get(part, part), {})[own] = tensor
@@ -110,18 +111,38 @@ def _read_ours(path: Path, weights: Weights, ema: bool, config: Any) -> Loaded:
     return loaded
 
 
+def _shared(path: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of the parts that are in files beside this one: {"vae": "vae.safetensors"}."""
+    tensors: dict[str, Tensor] = {}
+    for part, name in files.items():
+        if name in ("", "..") or Path(name).name != name:
+            raise CheckpointError(f"{path}: its {part} weights are in {name!r}, outside its folder")
+        file = path.with_name(name)
+        if not os.path.lexists(file):
+            raise CheckpointError(
+                f"{path}: its {part} weights are in {name} beside it, which is missing; copy it, too, or make one file "
+                "of the whole model with minip2p convert"
+            )
+        mine = {each: t for each, t in open_weights(file).tensors.items() if each.startswith(f"{part}.")}
+        if not mine:
+            raise CheckpointError(f"{file}: has no {part} weights; {path.name} shares them with it")
+        tensors |= mine
+    return tensors
+
+
 def _with_header(loaded: Loaded, kind: type, metadata: dict[str, str]) -> Loaded:
     """With the header's config, tokenizer and provenance: each a JSON string, in other layouts all in "minip2p"."""
     try:
         header = from_dict(Header, json.loads(metadata["minip2p"]) if "minip2p" in metadata else _parsed(metadata))
         config = loaded.config or from_dict(kind, header.config)
-        return replace(loaded, config=config, tokenizer=header.tokenizer, provenance=header.provenance or {})
+        found = {"tokenizer": header.tokenizer, "provenance": header.provenance or {}, "shared": header.shared or {}}
+        return replace(loaded, config=config, **found)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{loaded.path}: its header does not fit this version of minip2p ({error})") from None
 
 
 def _parsed(metadata: dict[str, str]) -> dict[str, Any]:
-    return {key: json.loads(metadata.get(key) or "null") for key in ("config", "tokenizer", "provenance")}
+    return {key: json.loads(metadata.get(key) or "null") for key in ("config", "tokenizer", "provenance", "shared")}
 
 
 def _read_original(path: Path, weights: Weights, ema: bool, config: Config | None) -> Loaded:

@@ -32,6 +32,7 @@ class Header:
     tokenizer: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
     sampling: dict[str, Any] | None = None
+    shared: dict[str, str] | None = None
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Loaded:
     alphas_cumprod: Tensor | None = None
     """(steps,) float64, the noise schedule that an original file was trained on, if it has it"""
     provenance: dict = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    """part -> the file beside it that it was read from, where several models share it"""
     notes: list[str] = field(default_factory=list)
     """one line for each assumption about something that the file does not say"""
 

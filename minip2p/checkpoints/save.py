@@ -1,7 +1,7 @@
 """Writing a checkpoint in any layout."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import Config, LlamaConfig, to_dict
 from ..files import remove_unfinished, replace_folder
 from . import configs
-from .files import CheckpointError, on_cpu, require_finite, whole, write_safetensors, write_torch
+from .files import CheckpointError, on_cpu, open_weights, require_finite, whole, write_safetensors, write_torch
 from .folders import FOLDERS, fill_folder
 from .language import fill_language_folder
 from .loaded import KINDS, join
@@ -79,6 +79,24 @@ def write(
             more = (used, theirs | averages, plain, tokenizer, provenance, dtype)
             signs = ("model_index.json",)
             _write_folder(path, signs, "a diffusers folder", lambda folder: fill_folder(folder, *more))
+
+
+def share(source: str | Path, target: str | Path, shared: Mapping[str, str]) -> None:
+    """Copy a file of ours without the parts that lie in files beside the copy: {"vae": "vae.safetensors"}.
+
+    So that several models of a folder share an autoencoder; `read` finds it. Raises CheckpointError for another layout,
+    and where the file beside the copy has other weights.
+    """
+    weights, target = open_weights(Path(source)), Path(target)
+    if weights.metadata.get("format") != "minip2p":
+        raise CheckpointError(f"{source}: expected a file of minip2p's own layout")
+    tensors = weights.tensors
+    for part, name in shared.items():
+        theirs = open_weights(target.with_name(name)).tensors
+        for each in [each for each in tensors if each.startswith(f"{part}.")]:
+            if each not in theirs or not torch.equal(theirs[each], tensors.pop(each)):
+                raise CheckpointError(f"{target.with_name(name)}: its {each} is not that of {source}")
+    write_safetensors(target, tensors, weights.metadata | {"shared": json.dumps(dict(shared))})
 
 
 def _check(path: Path, layout: str, config: Any, parts: Parts, tokenizer: Tokenizer | None) -> None:

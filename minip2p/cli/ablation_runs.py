@@ -1,8 +1,6 @@
 """The runs of `minip2p ablate`: how a variant is checked, trained and evaluated, in any process."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,6 +128,7 @@ def check_evaluation(options: RunOptions) -> None:
 def train(options: RunOptions, variant: "Variant", seed: int, folder: Path) -> None:
     """Train a run, or continue it."""
     from ..engines import local_device
+    from ..tinyworld.training.datasets import shared_latents
     from ..training.progress import show_progress
     from ..training.stages import start_or_resume
 
@@ -137,24 +136,6 @@ def train(options: RunOptions, variant: "Variant", seed: int, folder: Path) -> N
     with shared_latents(config, folder):
         logs = start_or_resume(spec, config, folder, init_from=options.init_from, device=local_device(options.device))
         show_progress(logs, config.train.steps, folder.name, quiet=int(os.environ.get("RANK", 0)) > 0)
-
-
-@contextmanager
-def shared_latents(config: Any, folder: Path) -> Iterator[None]:
-    """The tiny world's scenes are encoded once for all variants of a seed: 90 MB, and minutes."""
-    if getattr(config, "data", True):
-        yield
-        return
-    name = f"latents-{config.sources}x{config.edits}-{config.size}-seed-{config.train.seed}.safetensors"
-    own, shared = folder / "latents.safetensors", folder.parent / name
-    folder.mkdir(parents=True, exist_ok=True)
-    if shared.exists() and not own.exists():
-        os.link(shared, own)
-    yield
-    if own.exists() and shared.exists() and own.samefile(shared):
-        own.unlink()
-    elif own.exists():
-        own.rename(shared)
 
 
 def evaluate(options: RunOptions, weights: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ class Share(Control):
 
     share: float | Sequence[float] = 0.5
 
-    def bind(self, run: Run) -> Control:
+    def bind(self, run: Run) -> "ScheduledShare":
         share = self.share
         shares = [share] * len(run.sources) if isinstance(share, (int, float)) else list(share)
         if len(shares) != len(run.sources):

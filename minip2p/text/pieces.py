@@ -103,11 +103,11 @@ class Pieces:
             raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
     @classmethod
-    def learn(cls, texts: Iterable[str], size: int) -> "Pieces":
+    def learn(cls, texts: Iterable[str], size: int, phrases: Sequence[str] = ()) -> "Pieces":
         """Learn at most `size` pieces from texts, as Llama's: byte pairs, and bytes for all else.
 
         White space is kept. Unlike in Llama's, no space is put before a line's first word, and a new line is a piece:
-        a sentence has the same pieces on every line.
+        a sentence has the same pieces on every line. phrases: texts that are one piece each, such as " red boat".
         """
         from sentencepiece import SentencePieceTrainer
 
@@ -122,7 +122,7 @@ class Pieces:
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
-            user_defined_symbols=["\n"],
+            user_defined_symbols=["\n", *(phrase.replace(" ", "\u2581") for phrase in phrases)],
             hard_vocab_limit=False,
             split_digits=True,
             allow_whitespace_only_pieces=True,

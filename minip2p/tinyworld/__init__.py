@@ -10,7 +10,7 @@ miniature.py   the paper's data generation in miniature: captions -> instruction
 
     rng = np.random.default_rng(0)
     edit = sample_edit(rng)                                # edit.source, edit.instruction, edit.target
-    image = minip2p.load().edit(render(edit.source, 64), edit.instruction)
+    image = minip2p.load().edit(render(edit.source), edit.instruction)
     correct, psnr = evaluate(image, edit, rng)
 """
 

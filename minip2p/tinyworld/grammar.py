@@ -14,7 +14,18 @@ import numpy as np
 
 from ..data.captions import Refused, Triplet, parse_completion
 from . import wording
-from .scenes import COLOURS, KINDS, PLACES, SIZES, Attributes, Edit, loose_captions, sample_edit, sample_scene
+from .scenes import (
+    COLOURS,
+    EDIT_KINDS,
+    KINDS,
+    PLACES,
+    SIZES,
+    Attributes,
+    Edit,
+    loose_captions,
+    sample_edit,
+    sample_scene,
+)
 
 UNPARSED, UNPARSED_EDITED = "caption not understood", "edited caption not understood"
 OTHER_DETAILS = "the captions mention different details"
@@ -217,23 +228,32 @@ def check_completion(caption: str, completion: str) -> tuple[tuple[str, str] | N
 # ---- sampling
 
 
-def sample_triplet(rng: np.random.Generator, *, details: tuple[str, ...] | None = None) -> Triplet:
-    """An instruction with the captions before and after, worded alike; details as for `loose_captions`.
+def sample_triplet(
+    rng: np.random.Generator, kind: str | None = None, *, details: tuple[str, ...] | None = None
+) -> Triplet:
+    """An instruction of this kind (of EDIT_KINDS; None: of any) with the captions before and after, worded alike.
 
-    The captions always differ: an edit of an unmentioned detail is sampled again.
+    details: as for `loose_captions`. The captions always differ: an edit of an unmentioned detail is sampled again.
+    ValueError for a kind that these captions never show.
     """
+    unmentioned = kind == "weather" and details is not None and "weather" not in details
+    if unmentioned or kind not in (None, *EDIT_KINDS):
+        raise ValueError(f"no captions with details {details} show an edit of kind {kind!r}")
     while True:
         edit = sample_edit(rng)
+        if kind not in (None, edit.kind):
+            continue
         before, after = loose_captions(edit.source, edit.target, rng=rng, details=details)
         if before != after:
             return Triplet(input=before, edit=edit.instruction, output=after)
 
 
-def sample_walk(rng: np.random.Generator, n: int) -> list[str]:
+def sample_walk(rng: np.random.Generator, n: int, asked: float = 0.0) -> list[str]:
     """Captions, worded alike, of a random walk through n scenes: each scene is an edit of the one before.
 
-    A statement of the change (`wording.statements`) precedes each caption but the first. A scene whose caption is the
-    same as the one before is left out. So there are 1, 3, ... or 2n - 1 lines.
+    A statement of the change (`wording.statements`) precedes each caption but the first, and with probability `asked`
+    the instruction precedes that. A scene whose caption is the same as the one before is left out. So without
+    instructions there are 1, 3, ... or 2n - 1 lines.
     """
     if n < 1:
         raise ValueError(f"a walk of {n} scenes; expected at least 1")
@@ -246,6 +266,7 @@ def sample_walk(rng: np.random.Generator, n: int) -> list[str]:
     lines = [before]
     for edit, caption in zip(edits, others, strict=True):
         if caption != before:
+            lines += [edit.instruction] * (rng.random() < asked)
             lines += [wording.sample_statement(edit.kind, edit.source, edit.target, rng), caption]
         before = caption
     return lines

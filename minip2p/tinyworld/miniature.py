@@ -53,7 +53,7 @@ class Recipe:
     """number of captions"""
     samples: Count = 4
     """pairs generated from each instruction"""
-    steps: SamplingSteps = 20
+    steps: SamplingSteps = 12
     """steps of the text-to-image model's sampler"""
     compared: CountOrNone = 100
     """instructions from which the report also generates pairs without Prompt-to-Prompt"""
@@ -61,12 +61,12 @@ class Recipe:
     """random seed"""
     threads: Threads | None = None
     """CPU threads, on which the rounding depends; None: PyTorch's own number, or that of the resumed run"""
-    thresholds: Thresholds = Thresholds(image=0.5, caption=0.85, direction=0.8)
-    """for the tiny CLIP, whose cosines differ from those of OpenAI's, for which the paper's thresholds are"""
+    thresholds: Thresholds = Thresholds(image=0.5, caption=0.85)
+    """for the tiny CLIP, whose cosines of images and of captions differ from those of OpenAI's"""
 
     @property
     def instruction_settings(self) -> instructions.Settings:
-        return instructions.Settings(max_tokens=128, temperature=0.5, seed=self.seed, threads=self.threads)
+        return instructions.Settings(max_tokens=128, seed=self.seed, threads=self.threads)
 
     @property
     def pair_settings(self) -> pairs.Settings:
@@ -75,7 +75,7 @@ class Recipe:
             batch_pairs=4,
             steps=self.steps,
             share=(0.1, 0.5),
-            scale=(2.0, 4.0),
+            scale=(1.5, 3.0),
             most=4,
             thresholds=self.thresholds,
             seed=self.seed,

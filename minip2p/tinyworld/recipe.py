@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .. import checkpoints
 from ..data.edits import open_edits
 from ..datagen.precompute import Settings, precompute
 from ..files import replace_file, write_file
@@ -18,14 +19,22 @@ from ..training.pairs import read_texts
 from ..training.stages import start_or_resume
 from . import miniature, miniature_report
 from .classifier import load_classifier
+from .training.datasets import shared_latents
 from .training.presets import EDITOR_FROM_PAIRS
 from .training.stages import STAGES
 
-STARTS_FROM = {"classifier": ("vae",), "editor": ("vae",), "text2image": ("vae", "clip"), "instructions": ("language",)}
+STARTS_FROM = {
+    "classifier": ("vae",),
+    "text2image": ("vae", "clip"),
+    "editor": ("text2image",),
+    "instructions": ("language",),
+}
 """stage -> the earlier stages whose weights it starts from"""
-SHIPPED = ("clip", "classifier", "editor", "text2image", "instructions")
 FROM_PAIRS = "editor-from-pairs"
-"""the editor on generated pairs, which starts from the text-to-image model. It is too large to ship, too"""
+"""the editor on generated pairs, as the paper's"""
+SHIPPED = ("vae", "clip", "classifier", "text2image", "editor", FROM_PAIRS, "instructions")
+SHARE_VAE = ("text2image", "editor", FROM_PAIRS)
+"""those that find their autoencoder in vae.safetensors beside them"""
 Show = Callable[[Iterator[Log], int, str], None]
 """(training, steps in all, name): runs a training and shows its progress"""
 
@@ -40,15 +49,20 @@ def rebuild(out: Path, runs: Path, show: Show, device: torch.device | str = "cpu
     def train(name: str, stage: str, config: Any, *starts_from: str) -> None:
         spec, folder, init_from = STAGES[stage], runs / name, [models[other] for other in starts_from]
         config = spec.resolve(config, init_from)
-        show(start_or_resume(spec, config, folder, init_from=init_from, device=device), config.train.steps, name)
+        with shared_latents(config, folder):
+            show(start_or_resume(spec, config, folder, init_from=init_from, device=device), config.train.steps, name)
 
     for name, spec in STAGES.items():
         train(name, name, spec.presets["tiny"], *STARTS_FROM.get(name, ()))
-    out.mkdir(parents=True, exist_ok=True)
-    for name in SHIPPED:
-        replace_file(out / f"{name}.safetensors", lambda path, name=name: shutil.copyfile(models[name], path))
     pairs = make_pairs(models, runs / "data", device)
     train(FROM_PAIRS, "editor", replace(EDITOR_FROM_PAIRS, data=(str(pairs),)), "text2image")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in SHIPPED:
+        to = out / f"{name}.safetensors"
+        if name in SHARE_VAE:
+            checkpoints.share(models[name], to, {"vae": "vae.safetensors"})
+        else:
+            replace_file(to, lambda path, name=name: shutil.copyfile(models[name], path))
     return models
 
 
@@ -63,7 +77,7 @@ def make_pairs(models: dict[str, Path], out: Path, device: torch.device | str = 
     report = miniature.make(miniature.RECIPE, out, networks)
     write_file(out / "report.md", miniature_report.to_markdown(report))
     edits, c = open_edits(out / "pairs"), EDITOR_FROM_PAIRS
-    settings = Settings(size=c.size, resize=c.resize, crops=8, flips=c.flip > 0, texts=not c.train_text)
+    settings = Settings(size=c.size, resize=c.resize, crops=2, flips=c.flip > 0, texts=not c.train_text)
     pipe = load(models["text2image"], device=device, inference=False)
     units = precompute(lambda: pipe, edits, settings, out / "latents", data=read_texts(edits, skip_broken=False).mark)
     for _ in tqdm(units, desc="encoding pairs", unit="unit"):

@@ -77,6 +77,8 @@ class VAETraining:
     size: Pixels = 256
     """side of the images, in pixels"""
     kl_weight: AtLeast0 = 1e-3
+    edge_weight: AtLeast0 = 0.0
+    """weight of the absolute error of the differences between neighbouring pixels, which sharpens edges"""
 
     def __post_init__(self):
         if self.size % self.model.factor:

@@ -34,10 +34,14 @@ class VAEData:
 
 
 class VAEStage:
-    """loss = mean |d| + 4 mean d^2 + kl_weight * KL per pixel value, where d is the reconstruction's error."""
+    """loss = mean |d| + 4 mean d^2 + edge_weight * (mean |d_y| + mean |d_x|) + kl_weight * KL per pixel value, where d
+    is the reconstruction's error, and d_y and d_x are its differences between neighbouring pixels.
 
-    def __init__(self, config: VAETraining, images: Images, init_from: Files = ()):
-        self.config = config
+    images: what it is trained on; whole: what it is evaluated on (None: the same). Sides are multiples of the factor.
+    """
+
+    def __init__(self, config: VAETraining, images: Images, init_from: Files = (), whole: Images | None = None):
+        self.config, self.whole = config, whole or images
         self.marks: dict[str, str] = {}
         self.data = VAEData(images, config.train.batch_size, config.train.seed)
         self.module: AutoencoderKL = build({"vae": config.model}, config.train.seed)["vae"]
@@ -50,6 +54,9 @@ class VAEStage:
         z = posterior.sample(torch.Generator().manual_seed(seed))
         difference = module.decode(z).float() - x
         error = difference.abs().mean() + 4 * difference.square().mean()
+        if self.config.edge_weight:
+            edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+            error = error + self.config.edge_weight * edges
         kl = posterior.kl().float().mean() / x[0].numel()
         return error + self.config.kl_weight * kl, {"error": error.detach(), "kl": kl.detach()}
 
@@ -57,7 +64,7 @@ class VAEStage:
     def held_out(self, module: nn.Module, n: int = 64) -> tuple[Tensor, Tensor, Tensor]:
         """Held-out images, the modes of their latents, and their reconstructions in [-1, 1]."""
         rng = np.random.default_rng([self.config.train.seed, HELD_OUT])
-        x = self.data.images(rng, n).to(next(module.parameters()).device)
+        x = self.whole(rng, n).to(next(module.parameters()).device)
         z = module.encode(x).mode()
         return x, z, module.decode(z).clamp(-1, 1)
 

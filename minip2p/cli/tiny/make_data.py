@@ -10,7 +10,7 @@ from ...loading import load, load_clip, load_language_model, shipped
 from ...tinyworld import miniature, miniature_report
 from ...tinyworld.classifier import load_classifier
 from .. import files
-from ..arguments import Device, limit_threads, optional
+from ..arguments import Device, DType, limit_threads, optional
 from ..printing import say
 
 SHIPPED = "(default: the shipped one)"
@@ -36,6 +36,7 @@ class Options:
     classifier: Annotated[str | None, optional("PATH", SHIPPED)] = None
     """weights of the attribute classifier, for the report"""
     device: Device = "auto"
+    dtype: DType = "auto"
 
 
 def run(options: Options) -> None:
@@ -44,7 +45,7 @@ def run(options: Options) -> None:
     files.check_writable(out / "report.md")
     models = miniature.Models(
         language_model=load_language_model(options.language_model, device=options.device),
-        text2image=load(options.text2image or shipped("text2image"), device=options.device),
+        text2image=load(options.text2image or shipped("text2image"), device=options.device, dtype=options.dtype),
         clip=load_clip(options.clip, device=options.device),
         classifier=load_classifier(options.classifier, device=options.device),
     )

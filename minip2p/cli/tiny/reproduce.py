@@ -35,6 +35,8 @@ class Options:
     rebuild: FlagCreatePairsOff[bool] = False
     """train these models first, from nothing, in OUTPUT/weights (minip2p tiny rebuild)"""
     device: Device = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the models that generate and edit; bfloat16 is nearly twice as fast on a CPU that computes in it"""
 
 
 def run(options: Options) -> None:
@@ -55,14 +57,14 @@ def run(options: Options) -> None:
         raise ValueError("--rebuild trains the models; leave out --weights, or --rebuild")
     sizes = override(SIZES[options.size], *options.set)
     parts = options.only.split(",") if options.only else list(PARTS)
-    device = str(place(options.device, "float32")[0])
+    device = str(place(options.device, options.dtype)[0])
     weights = Path(options.weights or shipped("editor").parent)
     limit_threads(threads=sizes.threads)
     try:
         if options.rebuild:
             weights = out / "weights"
             rebuild(weights, weights / "runs", show_progress, device)
-        setup = Setup(out=out, weights=weights, sizes=sizes, device=device)
+        setup = Setup(out=out, weights=weights, sizes=sizes, device=device, dtype=options.dtype)
         say(*costs(setup, parts).split("\n"))
         for name in reproduce(setup, parts):
             say(f"{name}: {out / name}")

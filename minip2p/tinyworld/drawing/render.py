@@ -14,7 +14,7 @@ GROUND = {"left": 0.84, "middle": 0.95, "right": 0.84}  # the y of its bottom: t
 WIDTHS = {"small": 0.29, "big": 0.41}
 
 
-def render(scene, size: int = 64) -> Image.Image:
+def render(scene, size: int = 128) -> Image.Image:
     """Draw a Scene: (size, size) RGB, deterministic.
 
     It is drawn at 2 or 4 times the size and reduced (antialiasing). ValueError unless 16 <= size <= 2048.

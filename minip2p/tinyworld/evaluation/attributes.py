@@ -72,10 +72,12 @@ def evaluate_classifier(
 ) -> dict[str, list[Compared]]:
     """The classifier on renderings of the first n held-out scenes: "as drawn", and "through the autoencoder" of `pipe`.
 
-    The latter is an upper bound for images that `pipe` generates.
+    They have the classifier's size, with `pipe` the pipeline's. The latter is an upper bound for images that `pipe`
+    generates.
     """
     scenes, _ = held_out("classifier", n, sample_scene)
-    images = {"as drawn": torch.stack([to_tensor(render(scene, classifier.config.size)) for scene in scenes])}
+    size = classifier.config.size if pipe is None else pipe.config.sampling.resolution
+    images = {"as drawn": torch.stack([to_tensor(render(scene, size)) for scene in scenes])}
     if pipe is not None:
         factor = pipe.config.vae.scaling_factor
         decoded = [pipe.decode(factor * pipe.encode_image(batch)).cpu() for batch in images["as drawn"].split(50)]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ...data.captions import STOP, prompt_text
 from ...pipeline import LanguageModel
 from ...text.generate import Sampling
-from ..grammar import check_completion, sample_triplet
+from ..grammar import change, check_completion, parse_caption, sample_triplet
+from ..scenes import EDIT_KINDS
 from .common import held_out, markdown
 
 
@@ -31,6 +32,14 @@ class InstructionResult:
     def consistent(self) -> bool:
         """Whether it is valid and the edited caption follows from caption and instruction."""
         return self.reason is None
+
+    @property
+    def kind(self) -> str | None:
+        """The one change (of EDIT_KINDS) between the captions; None if it is invalid, or there is no single change."""
+        try:
+            return change(parse_caption(self.caption), parse_caption(self.parts[1])) if self.parts else None
+        except ValueError:
+            return None
 
 
 def evaluate_instructions(
@@ -60,10 +69,22 @@ def evaluate_instructions(
 
 
 def table(results: Sequence[InstructionResult]) -> str:
-    """As Markdown: how many completions are valid and consistent, and what is wrong with the others."""
+    """As Markdown: how many completions are valid and consistent, which edits they make, what is wrong with others."""
     n, valid, consistent = len(results), sum(each.valid for each in results), sum(each.consistent for each in results)
     of_valid = f"{consistent / valid:.1%}" if valid else "-"
     row = [n, f"{valid / n:.1%}", f"{consistent / n:.1%}", of_valid]
-    summary = markdown(["captions", "valid", "consistent", "consistent, of the valid"], [row])
+    tables = [markdown(["captions", "valid", "consistent", "consistent, of the valid"], [row])]
+    kinds = []
+    for kind in (*EDIT_KINDS, None):
+        some = [each for each in results if each.valid and each.kind == kind]
+        if some:
+            right = sum(each.consistent for each in some)
+            kinds.append(
+                [kind or "no single change", len(some), f"{len(some) / valid:.1%}", f"{right / len(some):.1%}"]
+            )
+    if kinds:
+        tables.append(markdown(["change between the captions", "valid", "of all valid", "consistent"], kinds))
     reasons = Counter(each.reason for each in results if each.reason is not None)
-    return summary + (f"\n\n{markdown(['what is wrong', 'number'], reasons.most_common())}" if reasons else "")
+    if reasons:
+        tables.append(markdown(["what is wrong", "number"], reasons.most_common()))
+    return "\n\n".join(tables)

@@ -13,6 +13,7 @@ from ...evaluation.metrics import changed_pixels
 from ...pipeline import Pipeline
 from ..classifier import AttributeClassifier
 from ..scenes import Edit, Scene, loose_captions, render, sample_edit
+from . import mechanisms
 from .attributes import compare
 from .common import held_out, markdown
 
@@ -21,7 +22,8 @@ KINDS = ("recolour", "replace", "add", "remove")
 OTHER_NOISE, DRAWN = "other noise", "as drawn"
 SHARES = tuple(round(0.1 * i, 1) for i in range(10))
 WAYS = (*SHARES, OTHER_NOISE, DRAWN)
-"""how pairs are made: a share; or OTHER_NOISE: independent noise, nothing shared; or DRAWN: both scenes rendered"""
+"""how pairs are made: a share; or OTHER_NOISE: independent noise, nothing shared; or DRAWN: both scenes rendered; a key
+of `mechanisms.WAYS` is a way, too"""
 Way = float | str
 
 
@@ -30,7 +32,7 @@ class PairResult:
     """Pairs made in one way, (n,) each."""
 
     way: Way
-    """a share, OTHER_NOISE or DRAWN"""
+    """a share, OTHER_NOISE, DRAWN or a key of `mechanisms.WAYS`"""
     source: np.ndarray
     """whether all attributes of the source image are correct"""
     target: np.ndarray
@@ -99,7 +101,8 @@ def make_pairs(
         noise = list(seeds), [seed + 2**31 for seed in seeds]
         sides = [pipe.generate(texts, seed=each, **options) for texts, each in zip((before, after), noise, strict=True)]
     else:
-        pairs = pipe.generate_pair(before, after, share=float(way), seed=list(seeds), **options)
+        options |= mechanisms.WAYS[way] if isinstance(way, str) else {"share": way}
+        pairs = pipe.generate_pair(before, after, **({"share": 0.0} | options), seed=list(seeds))
         sides = list(zip(*pairs, strict=True))
     sources, targets = (torch.stack(list(side)).cpu() for side in sides)
     return sources, targets

@@ -8,9 +8,8 @@ import torch
 from ...pipeline import Pipeline
 from ...units import cpu_threads
 from ..evaluation.common import markdown
-from ..evaluation.pairs import SHARES
 from ..miniature import WAYS
-from . import ceiling, figure8, figure10
+from . import ceiling, figure3, figure8, figure10
 from .ablations import variants_of
 from .parts import Setup, read_section
 
@@ -30,7 +29,7 @@ def calls(setup: Setup) -> dict[str, float]:
     sdedit = s.items * TEXT * sum(round(strength * s.edit_steps) for strength in s.strengths)
     rows = 1 + len(s.variants or variants_of(setup.editor.config))
     return {
-        "figure3": s.pairs * 2 * (len(SHARES) + 1) * s.generation_steps * TEXT,
+        "figure3": s.pairs * 2 * (len(figure3.WAYS) - 1) * s.generation_steps * TEXT,
         "made": s.captions * s.samples * 2 * len(WAYS) * s.generation_steps * TEXT,
         "figure8": len(figure8.CAPTIONS) * (sweep + sdedit),
         "figure10": len(figure10.NAMES) * (training + sweep),

@@ -200,7 +200,7 @@ def same_pairs(setup: Setup, filtered: clip_filter.Filtered) -> Edits:
 
 def evaluate_truth(setup: Setup, weights: Path) -> list[dict[str, Any]]:
     """Each held-out edit against the truth, as `minip2p tiny evaluate` does."""
-    s, pipe = setup.sizes, load(weights, device=setup.device, dtype="float32")
+    s, pipe = setup.sizes, load(weights, device=setup.device, dtype=setup.dtype)
     results = evaluate_editor(pipe, s.edits, steps=s.edit_steps, batch_size=s.unit, seed=s.seed)
     return [
         {"key": str(i), "kind": each.edit.kind, "correct": each.correct, "psnr": min(each.psnr, 100.0)}

@@ -39,7 +39,7 @@ def evaluate_sweep(setup: Setup, weights: Path) -> list[dict[str, Any]]:
     """CLIP's similarities of the held-out edits of Figure 8, with loosely worded captions, at each image scale."""
     settings, edits, n = settings_of(setup), held_out_set(setup, "loose"), setup.sizes.items
     curve = Curve(name="editor", method="editor", source=str(weights), points=setup.sizes.image_scales)
-    pipe, items = load(weights, device=setup.device, dtype="float32"), choose(edits, settings)
+    pipe, items = load(weights, device=setup.device, dtype=setup.dtype), choose(edits, settings)
     maker = SweepMaker(curve=curve, pipe=pipe, clip=setup.clip, edits=edits, items=items, settings=settings)
     lines = [line for name in curve.units(n, settings.unit) for line in maker.make(name).content.splitlines()]
     return [{key: row[key] for key in ("key", "point", *KEYS.values())} for row in map(json.loads, lines)]

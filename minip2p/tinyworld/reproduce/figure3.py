@@ -9,6 +9,7 @@ from PIL import Image
 from ...data.contact_sheet import Row, lay_out
 from ...data.images import from_tensor
 from ...evaluation.summary import new_figure
+from ..evaluation import mechanisms
 from ..evaluation.common import markdown
 from ..evaluation.pairs import DRAWN, OTHER_NOISE, SHARES, Way, evaluate_way, held_out_pairs, make_pairs
 from .claims import AGREES, Claim, Estimate, mean
@@ -17,7 +18,8 @@ from .parts import Section, Setup, make_rows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WAYS: tuple[Way, ...] = (*SHARES, OTHER_NOISE, DRAWN)
+PLAIN: tuple[Way, ...] = (*SHARES, OTHER_NOISE, DRAWN)
+WAYS: tuple[Way, ...] = (*PLAIN, *mechanisms.WAYS)
 SHARED = tuple(share for share in SHARES if share > 0)
 """the ends of the paper's uniform draw are its first and its last"""
 SHOWN = 4
@@ -53,15 +55,13 @@ def figure3(setup: Setup) -> Section:
 def section(found: Found, examples: Image.Image) -> Section:
     """What the numbers say."""
     claims = list(claims_of(found))
-    heads = ["share", "pairs", "pixels changed", "source correct", "target correct"]
-    columns = "changed", "source", "target"
-    rows = [[way, len(found[str(way)]), *(of(found, way, name).shown() for name in columns)] for way in WAYS]
     text = f"""Two loosely worded captions that differ by one thing are made into two images: with the same noise, while
 the second image uses the first one's self-attention logits in the first part of the steps (*share*); with the same
-noise and share 0; and with different noise. A pixel counts as changed if one of its channels differs by more than 0.1;
-an image is correct if the attribute classifier sees in it what the caption says, and nothing else.
+noise and share 0; and with different noise; *as drawn* are the two scenes' renderings. A pixel counts as changed if one
+of its channels differs by more than 0.1; an image is correct if the attribute classifier sees in it what the caption
+says, and nothing else.
 
-{markdown(heads, rows)}
+{table("share", found, PLAIN)}
 
 ![Pixels changed, and correct targets, by share](shares.png)
 
@@ -70,6 +70,15 @@ an image is correct if the attribute classifier sees in it what the caption says
 {explained(found, claims)}"""
     figures = {"shares.png": draw(found), "examples.png": examples}
     return Section(title="Figure 3: Prompt-to-Prompt", text=text, claims=claims, figures=figures)
+
+
+def table(head: str, found: Found, ways: Sequence[Way]) -> str:
+    """What came out of these ways, in Markdown."""
+    heads = [head, "pairs", "pixels changed", "source correct", "target correct"]
+    columns = "changed", "source", "target"
+    return markdown(
+        heads, [[way, len(found[str(way)]), *(of(found, way, name).shown() for name in columns)] for way in ways]
+    )
 
 
 def values(found: Found, way: Way, name: str) -> np.ndarray:
@@ -124,15 +133,26 @@ def explained(found: Found, claims: Sequence[Claim]) -> str:
     other, common, drawn = (of(found, way, "changed").value for way in (OTHER_NOISE, 0.0, DRAWN))
     noise = (other - common) / max(other - drawn, 1e-9)
     last = mean(values(found, SHARED[-1], "changed") - values(found, 0.0, "changed"))
-    return f"""**Why sharing does not help here.** Self-attention logits say which places of an image belong together;
-copying them carries the first image's layout over. That pays where the layout would otherwise change. Here it hardly
-does: with one noise and nothing shared {common:.1%} of the pixels change, with two noises {other:.1%}, and the edit
-alone needs {drawn:.1%}. So the common noise does {noise:.0%} of what can be done before anything is shared. From share
-0 to share {SHARED[-1]} the changed pixels move by {last.shown("+.1%")}. The likely reason: a latent has few cells,
-each holds a large part of a thing, and its start noise nearly decides what is there. What still differs is the thing
-that is edited and what the captions leave open, and on these the first image's logits have nothing to say: they
-belong to things that are no longer there. In Stable Diffusion's 64x64 cells the noise of a cell decides much less,
-and sharing is what keeps the layout."""
+    held = "first caption for 50% of the steps"
+    text = mean(values(found, held, "changed") - values(found, 0.0, "changed"))
+    right = mean(values(found, held, "target") - values(found, 0.0, "target"))
+    by_words = """So part of what the common noise leaves open is decided by the words, through cross-attention, in the
+first steps. The likely reason: a latent has 16x16 cells, and a thing covers few of them. Its noise and its words place
+it, and little is left on which cells would have to agree. In Stable Diffusion a thing covers hundreds of the 64x64
+cells."""
+    return f"""**Why sharing does not help here, and what does.** Self-attention logits say which places of an image
+belong together; copying them carries the first image's layout over. That pays where the layout would otherwise change.
+Here it hardly does: with one noise and nothing shared {common:.1%} of the pixels change, with two noises {other:.1%},
+and the edit alone needs {drawn:.1%}, so the common noise does {noise:.0%} of what can be done before anything is
+shared. From share 0 to share {SHARED[-1]} the changed pixels move by {last.shown("+.1%")}. The rows below say where the
+layout comes from: what changes if logits are shared in one guidance branch alone, if guidance is strong, and if the
+*text* is shared instead, so that the second image is drawn from the first caption at first and from its own from then
+on.
+
+{table("the same noise, and", found, tuple(mechanisms.WAYS))}
+
+With the first caption for half of the steps the changed pixels move by {text.shown("+.1%")}, and the correct targets by
+{right.shown("+.1%")}. {by_words if text.high < 0 else ""}"""
 
 
 def draw(found: Found) -> "Figure":

@@ -40,17 +40,19 @@ class Setup:
     """a folder with editor, text2image, clip, classifier and instructions (.safetensors)"""
     sizes: Sizes = Sizes()
     device: str = "cpu"
+    dtype: str = "float32"
+    """of the denoisers that generate and edit, a word of `loading.DTYPES`; trainings have their own"""
 
     def file(self, name: str) -> Path:
         return self.weights / f"{name}.safetensors"
 
     @cached_property
     def text2image(self) -> Pipeline:
-        return load(self.file("text2image"), device=self.device, dtype="float32")
+        return load(self.file("text2image"), device=self.device, dtype=self.dtype)
 
     @cached_property
     def editor(self) -> Pipeline:
-        return load(self.file("editor"), device=self.device, dtype="float32")
+        return load(self.file("editor"), device=self.device, dtype=self.dtype)
 
     @cached_property
     def clip(self) -> CLIP:
@@ -80,7 +82,14 @@ class Setup:
             "instructions": self.language_model.fingerprint,
         }
         sizes = json.loads(json.dumps(asdict(self.sizes)))
-        return {"minip2p": __version__, "models": models, "pixels": self.size, **sizes, "device": self.device}
+        return {
+            "minip2p": __version__,
+            "models": models,
+            "pixels": self.size,
+            **sizes,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Sizes:
     """ceiling, figure10, ablation: steps of each editor"""
     batch_size: Count = 64
     """ceiling, figure10, ablation: pairs of a step"""
-    crops: Count = 4
+    crops: Count = 2
     """ceiling, figure10: encoded versions of each pair"""
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
     """ceiling, ablation: editors of each variant"""
@@ -45,7 +45,7 @@ class Sizes:
     """ceiling, ablation: held-out edits on which each editor is evaluated"""
     variants: tuple[Name, ...] = ()
     """ablation: rows of the table, beside the baseline; none: all"""
-    generation_steps: SamplingSteps = 20
+    generation_steps: SamplingSteps = 12
     """of the text-to-image model's sampler"""
     edit_steps: SamplingSteps = 30
     """of the editor's and SDEdit's samplers"""

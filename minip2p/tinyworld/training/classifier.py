@@ -126,7 +126,7 @@ def decode_scenes(
     Noise on the latents makes errors like a text-to-image model's. The images are cached in a file. Without an
     autoencoder the shipped one decodes them, where they are not.
     """
-    n, seed, size = config.decoded, config.train.seed, config.model.size
+    n, seed, size, whole = config.decoded, config.train.seed, config.model.size, config.decoded_size
     scenes = [sample_edit(np.random.default_rng([seed, i, 2])).target for i in range(n)]
     truth = answers(scenes, config.model)
     if not n:
@@ -136,13 +136,14 @@ def decode_scenes(
         vae = (given or load_vae(checkpoints.read(shipped("editor")), device)).eval()
         place, generator, images = next(vae.parameters()).device, torch.Generator().manual_seed(seed), []
         for i in tqdm(range(0, n, 50), desc="decoding scenes", unit="batch"):
-            z = vae.encode(render_batch(scenes[i : i + 50], size).to(place)).mode()
+            z = vae.encode(render_batch(scenes[i : i + 50], whole).to(place)).mode()
             scale = config.latent_noise * torch.rand(len(z), 1, 1, 1, generator=generator) / vae.config.scaling_factor
             z = z + (scale * torch.randn(z.shape, generator=generator)).to(place)
-            images.append((vae.decode(z).clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu())
+            x = interpolate(vae.decode(z).clamp(-1, 1), (size, size), mode="bilinear", antialias=True)
+            images.append((x * 127.5 + 127.5).round().byte().cpu())
         return {"pictures": torch.cat(images)}
 
-    key = [n, size, seed, config.latent_noise, math.nan if given is None else number_of(given)]
+    key = [n, size, whole, seed, config.latent_noise, math.nan if given is None else number_of(given)]
     return cached(cache, key, {"pictures": (n, 3, size, size)}, decode)["pictures"], truth
 
 

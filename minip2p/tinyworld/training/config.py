@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ...schema import AtLeast0, Count, CountOrNone, Fraction, checked
-from ...training.config import DiffusionTraining, InstructionTraining, LanguageTraining, TrainConfig
+from ...schema import AtLeast0, Count, CountOrNone, Fraction, Pixels, checked
+from ...training.config import DiffusionTraining, InstructionTraining, LanguageTraining, TrainConfig, VAETraining
 from ..classifier import ClassifierConfig
 from ..scenes import COLOURS, KINDS, MEDIA, SETTINGS, TIMES
 
@@ -23,6 +23,8 @@ class ClassifierTraining:
     train: TrainConfig = field(default_factory=TrainConfig)
     decoded: CountOrNone = 6000
     """images that are encoded and decoded by an autoencoder before training"""
+    decoded_size: Pixels = 128
+    """side of these images, in pixels; they are then resized to the classifier's"""
     decoded_fraction: Fraction = 0.5
     """fraction of a batch that is taken from these; the others are rendered anew"""
     latent_noise: AtLeast0 = 0.2
@@ -35,6 +37,19 @@ class ClassifierTraining:
     """largest offset of a colour channel; its contrast changes by up to twice this"""
     shift: Annotated[int, Field(ge=0, le=1000)] = 2
     """largest shift of a batch, in pixels"""
+
+
+@checked
+class TinyVAETraining(VAETraining):
+    """The autoencoder, mostly on cuts: it is convolutional, and a cut teaches as much per pixel as a whole image."""
+
+    cut: Pixels = 64
+    """side of the cuts, in pixels"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cut % self.model.factor or self.cut > self.size:
+            raise ValueError(f"cut = {self.cut}: expected a multiple of {self.model.factor} up to size = {self.size}")
 
 
 @checked
@@ -57,6 +72,8 @@ class SceneTexts:
     """captions of a text, each one edit after the one before"""
     requests: Fraction = 0.3
     """fraction of texts that have no captions but instructions, each with its outcome"""
+    asked: Fraction = 0.5
+    """of the other texts: fraction of edits whose instruction stands there, too"""
 
 
 @checked

@@ -1,11 +1,13 @@
 """Data of the tiny world, drawn at random: images, captioned images, edits and their latents, texts, triplets."""
 
+import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +20,8 @@ from ...models.vae import AutoencoderKL
 from ...pipeline import fingerprint
 from ...training.data import Example
 from ..grammar import sample_requests, sample_triplet, sample_walk
-from ..scenes import Edit, Scene, loose_captions, render, reword, sample_edit, sample_scene
-from .config import SceneTexts
+from ..scenes import EDIT_KINDS, Edit, Scene, loose_captions, render, reword, sample_edit, sample_scene
+from .config import SceneTexts, TinyDiffusionTraining
 
 
 def render_batch(scenes: list[Scene], size: int) -> Tensor:
@@ -31,6 +33,18 @@ def render_batch(scenes: list[Scene], size: int) -> Tensor:
 def scene_images(size: int, rng: np.random.Generator, n: int) -> Tensor:
     """Renderings of n random scenes, for the autoencoder: (n, 3, size, size) in [-1, 1]."""
     return render_batch([sample_edit(rng).target for _ in range(n)], size)
+
+
+def scene_cuts(size: int, cut: int, rng: np.random.Generator, n: int) -> Tensor:
+    """Square cuts from renderings, two from each, for the autoencoder: (n, 3, cut, cut) in [-1, 1].
+
+    One batch in ten is whole renderings instead, of as many pixels: ((n cut^2 / size^2) or 1, 3, size, size).
+    """
+    if rng.random() < 0.1:
+        return scene_images(size, rng, max(1, n * cut**2 // size**2))
+    whole = scene_images(size, rng, -(-n // 2))
+    corners = rng.integers(size - cut + 1, size=(n, 2)).tolist()
+    return torch.stack([whole[i // 2, :, y : y + cut, x : x + cut] for i, (y, x) in enumerate(corners)])
 
 
 def captioned_scenes(size: int, rng: np.random.Generator, n: int) -> tuple[Tensor, list[str]]:
@@ -161,16 +175,39 @@ def encode_edits(vae: AutoencoderKL, cache: Path, *, scenes: int, per_scene: int
     return LatentEdits(edits, latents["mean"], latents["std"])
 
 
+@contextmanager
+def shared_latents(config: Any, folder: Path) -> Iterator[None]:
+    """During a training in `folder`: runs beside it that encode the same scenes by the same autoencoder share the
+    latents, which take hundreds of MB and many minutes. What does not fit is made anew (`cached`)."""
+    if not isinstance(config, TinyDiffusionTraining) or config.data:
+        yield
+        return
+    name = f"latents-{config.sources}x{config.edits}-{config.size}-seed-{config.train.seed}.safetensors"
+    own, shared = folder / "latents.safetensors", folder.parent / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if shared.exists() and not own.exists():
+        os.link(shared, own)
+    yield
+    if own.exists() and shared.exists() and own.samefile(shared):
+        own.unlink()
+    elif own.exists():
+        own.rename(shared)
+
+
 def scene_text(config: SceneTexts, rng: np.random.Generator) -> str:
     """A text of captions, each one edit after the one before, or of instructions, each with its outcome.
 
-    A language model learns what the words mean from both; that an instruction changes a caption, from triplets alone.
+    A language model learns from both what the words mean, and from some of the first what instructions do.
     """
     asks = rng.random() < config.requests
-    return "\n".join(sample_requests(rng, 2 * config.scenes) if asks else sample_walk(rng, config.scenes))
+    lines = sample_requests(rng, 2 * config.scenes) if asks else sample_walk(rng, config.scenes, config.asked)
+    return "\n".join(lines)
 
 
-def draw_triplets(n: int, seed: int = 0) -> list[Triplet]:
-    """n triplets, the same for one seed."""
+def draw_triplets(n: int, seed: int = 0, *, balanced: bool = False) -> list[Triplet]:
+    """n triplets, the same for one seed; balanced: the kinds of edits take turns.
+
+    Otherwise some are rarer: a caption of one thing allows no removal, and most do not mention the weather.
+    """
     rng = np.random.default_rng([seed, n])
-    return [sample_triplet(rng) for _ in range(n)]
+    return [sample_triplet(rng, EDIT_KINDS[i % len(EDIT_KINDS)] if balanced else None) for i in range(n)]

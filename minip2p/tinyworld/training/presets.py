@@ -4,8 +4,14 @@ from dataclasses import replace
 
 from ...config import PRESETS as MODELS
 from ...config import CLIPConfig, LlamaConfig, VisionConfig
-from ...training.config import CLIPTraining, TrainConfig, VAETraining
-from .config import ClassifierTraining, TinyDiffusionTraining, TinyInstructionTraining, TinyLanguageTraining
+from ...training.config import CLIPTraining, TrainConfig
+from .config import (
+    ClassifierTraining,
+    TinyDiffusionTraining,
+    TinyInstructionTraining,
+    TinyLanguageTraining,
+    TinyVAETraining,
+)
 
 TRAIN = TrainConfig(
     batch_size=64,
@@ -18,10 +24,13 @@ TRAIN = TrainConfig(
     save_every=500,
     preview_every=500,
 )
-VAE = VAETraining(
+VAE = TinyVAETraining(
     model=MODELS["tiny"].vae,
-    size=64,
-    train=replace(TRAIN, steps=6000, batch_size=8, learning_rate=1.2e-3, weight_decay=0.0),
+    size=128,
+    edge_weight=0.5,
+    train=replace(
+        TRAIN, steps=12_000, batch_size=8, learning_rate=8e-4, weight_decay=0.0, precision="bf16", save_every=200
+    ),
 )
 CLIP = CLIPTraining(
     model=CLIPConfig(
@@ -44,16 +53,16 @@ CLIP = CLIPTraining(
 CLASSIFIER = ClassifierTraining(train=replace(TRAIN, steps=2000, learning_rate=2e-3))
 EDITOR = TinyDiffusionTraining(
     model=MODELS["tiny"],
-    size=64,
+    size=128,
     flip=0.0,  # captions say "on the left"
     preview_scales=(1.0, 1.25, 1.5),
-    train=replace(TRAIN, steps=5400, warmup=500, ema=0.999, preview_every=1000),
+    train=replace(TRAIN, steps=5000, warmup=500, ema=0.999, precision="bf16", preview_every=1000),
     draw="pairs",
     times="uniform",
     timestep_power=2.0,
     change_weight=3.0,
     train_text=True,
-    sources=7_000,
+    sources=10_000,
     edits=5,
 )
 EDITOR_FROM_PAIRS = replace(
@@ -66,15 +75,24 @@ few that more steps overfit"""
 TEXT2IMAGE = replace(
     EDITOR,
     model=MODELS["tiny_text2image"],
-    train=replace(EDITOR.train, steps=4000, warmup=300, save_every=250, preview_every=400),
+    train=replace(EDITOR.train, steps=5000, warmup=300, save_every=250, preview_every=400),
     sources=10_000,
     full_caption_steps=1500,
 )
 LANGUAGE = TinyLanguageTraining(
     model=LlamaConfig(
-        vocab_size=768, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
+        vocab_size=840, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
     ),
-    train=replace(TRAIN, steps=8000, batch_size=16, betas=(0.9, 0.98), ema=0.99, save_every=400, preview_every=800),
+    train=replace(
+        TRAIN,
+        steps=8500,
+        batch_size=16,
+        learning_rate=1.2e-3,
+        betas=(0.9, 0.98),
+        ema=0.99,
+        save_every=400,
+        preview_every=800,
+    ),
     length=160,
 )
 INSTRUCTIONS = TinyInstructionTraining(
@@ -84,12 +102,13 @@ INSTRUCTIONS = TinyInstructionTraining(
         learning_rate=7e-4,
         betas=(0.9, 0.98),
         warmup=20,
+        weight_decay=0.1,
         ema=0.98,
         log_every=20,
-        save_every=200,
-        preview_every=200,
+        save_every=100,
+        preview_every=100,
     ),
-    epochs=8,
+    epochs=6,
     length=200,
     rehearsed=8,
 )

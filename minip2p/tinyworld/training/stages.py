@@ -8,7 +8,7 @@ import torch
 
 from ...training import build
 from ...training.clip import CLIPStage
-from ...training.config import HELD_OUT, CLIPTraining, VAETraining
+from ...training.config import HELD_OUT, CLIPTraining
 from ...training.data import Mixture
 from ...training.diffusion import DiffusionStage
 from ...training.language import (
@@ -25,15 +25,30 @@ from ...training.vae import VAEStage
 from ..grammar import check_completion, sample_triplet
 from . import presets
 from .classifier import make_classifier
-from .config import ClassifierTraining, TinyDiffusionTraining, TinyInstructionTraining, TinyLanguageTraining
-from .datasets import TinyWorldDataset, captioned_scenes, draw_triplets, encode_edits, scene_images, scene_text
+from .config import (
+    ClassifierTraining,
+    TinyDiffusionTraining,
+    TinyInstructionTraining,
+    TinyLanguageTraining,
+    TinyVAETraining,
+)
+from .datasets import (
+    TinyWorldDataset,
+    captioned_scenes,
+    draw_triplets,
+    encode_edits,
+    scene_cuts,
+    scene_images,
+    scene_text,
+)
 from .previews import EditPreview
 from .vocab import learn_pieces, tokenizer_for
 
 
-def make_vae(config: VAETraining, out: Path, init_from: build.Files, device: torch.device) -> VAEStage:
-    """The autoencoder's training, on scenes."""
-    return VAEStage(config, partial(scene_images, config.size), init_from)
+def make_vae(config: TinyVAETraining, out: Path, init_from: build.Files, device: torch.device) -> VAEStage:
+    """The autoencoder's training, on cuts of scenes, evaluated on whole ones."""
+    cuts, whole = partial(scene_cuts, config.size, config.cut), partial(scene_images, config.size)
+    return VAEStage(config, cuts, init_from, whole)
 
 
 def make_clip(config: CLIPTraining, out: Path, init_from: build.Files, device: torch.device) -> CLIPStage:
@@ -84,7 +99,7 @@ def make_instructions(
         return instruction_stage(c, base, texts=texts)
     rng = np.random.default_rng([c.train.seed, HELD_OUT])
     captions = [sample_triplet(rng).input for _ in range(64)]
-    triplets = draw_triplets(c.triplets)
+    triplets = draw_triplets(c.triplets, balanced=True)
     return instruction_stage(c, base, triplets, texts=texts, captions=captions, check=is_consistent)
 
 
@@ -99,7 +114,7 @@ def resolve_instructions(config: TinyInstructionTraining, init_from: build.Files
 
 
 STAGES = {
-    "vae": StageSpec(config=VAETraining, presets={"tiny": presets.VAE}, make=make_vae),
+    "vae": StageSpec(config=TinyVAETraining, presets={"tiny": presets.VAE}, make=make_vae),
     "clip": StageSpec(config=CLIPTraining, presets={"tiny": presets.CLIP}, make=make_clip),
     "classifier": StageSpec(config=ClassifierTraining, presets={"tiny": presets.CLASSIFIER}, make=make_classifier),
     "language": StageSpec(config=TinyLanguageTraining, presets={"tiny": presets.LANGUAGE}, make=make_language),
@@ -109,17 +124,17 @@ STAGES = {
         make=make_instructions,
         resolve=resolve_instructions,
     ),
-    "editor": StageSpec(
-        config=TinyDiffusionTraining,
-        presets={"tiny": presets.EDITOR},
-        make=make_denoiser,
-        resolve=partial(build.resolve_config, edits=True),
-    ),
     "text2image": StageSpec(
         config=TinyDiffusionTraining,
         presets={"tiny": presets.TEXT2IMAGE},
         make=make_denoiser,
         resolve=partial(build.resolve_config, edits=False),
+    ),
+    "editor": StageSpec(
+        config=TinyDiffusionTraining,
+        presets={"tiny": presets.EDITOR},
+        make=make_denoiser,
+        resolve=partial(build.resolve_config, edits=True),
     ),
 }
 """in the order in which the recipe trains them"""

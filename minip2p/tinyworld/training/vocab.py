@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ...text.bpe import BPE
 from ...text.learn import learn_bpe
 from ...text.pieces import Pieces
 from ..grammar import sample_walk
-from ..scenes import sample_edit
+from ..scenes import COLOURS, KINDS, sample_edit
 from .datasets import draw_triplets
 
 
@@ -32,9 +33,13 @@ def tokenizer_for(config: TextConfig) -> tuple[BPE, TextConfig]:
 
 @cache
 def learn_pieces(size: int, triplets: int) -> Pieces:
-    """The language model's pieces, from captions and from the triplets of its fine-tuning."""
+    """The language model's pieces, from captions and from the triplets of its fine-tuning.
+
+    A thing with its colour is one piece. So a model as small as this one knows which colour belongs to which thing; if
+    it has to look that up, at the word before the noun, it does not learn to in 20 million tokens.
+    """
     rng = np.random.default_rng(0)
     texts = [line for _ in range(2000) for line in sample_walk(rng, 2)]
     for each in draw_triplets(triplets):
         texts += [each.input, each.output, *[each.edit] * 5]  # 5 times, so that words of instructions are pieces, too
-    return Pieces.learn(texts, size)
+    return Pieces.learn(texts, size, [f" {colour} {kind}" for colour, kind in product(COLOURS, KINDS)])
