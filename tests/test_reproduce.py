@@ -250,9 +250,13 @@ def thin(tmp_path_factory) -> Path:
 
 SMALL = (
     "pairs=2 items=2 image_scales=(1.0,2.0) strengths=(0.5,1.0) captions=6 samples=2 inspected=1 rendered=30 crops=1 "
-    "training_steps=2 batch_size=2 seeds=1 edits=2 variants=('no-image',) generation_steps=1 edit_steps=2 unit=2 "
-    "threads=1 thresholds.image=-1.0 thresholds.caption=-1.0 thresholds.direction=-0.2"
+    "training_steps=2 ablation_steps=3 ablation_size=64 batch_size=2 seeds=1 edits=2 variants=('no-image',) "
+    "generation_steps=1 edit_steps=2 unit=2 threads=1 "
+    "thresholds.image=-1.0 thresholds.caption=-1.0 thresholds.direction=-0.2"
 ).split()
+
+
+RUNS = ("ablation/runs/baseline-0", "editors/p2p-kept-0")
 
 
 def command(out: Path, weights: Path, *words: str) -> list[str]:
@@ -276,6 +280,8 @@ def test_the_whole_command_in_one_go(thin, tmp_path, capsys, monkeypatch):
     assert page.count("data:image/png") == len(linked) and 'src="http' not in page
     claims_shown = sum(text.count(f"| **{word}** |") for word in (AGREES, DISAGREES, UNDECIDED))
     assert claims_shown == 2 * 17, "each claim at the top and in its section"
+    sizes = [minip2p.load(out / f"{run}/model.safetensors").config.sampling.resolution for run in RUNS]
+    assert sizes == [64, 32] and "for 3 steps of 2 on 30 rendered pairs of 64 pixels" in " ".join(text.split())
 
     before = contents(out)
     for name in ("report.md", "figure3/section.json", "figure8/loose/sdedit/1_0000000.jsonl", "ceiling/section.json"):

@@ -57,7 +57,8 @@ def train_from_scratch(setup: Setup, variant: Variant, seed: int, folder: Path) 
     """The shipped editor's networks with this change, from random weights; only the autoencoder is trained already."""
     vae = setup.out / "editors" / "vae.safetensors"
     config = base_config(setup, "rendered", seed)
-    config = override(replace(config, model=setup.editor.config), *variant.words)
+    model = replace(setup.editor.config, sampling=replace(setup.editor.config.sampling, resolution=config.size))
+    config = override(replace(config, model=model), *variant.words)
     if not vae.exists():
         write_parts(
             vae, Config(vae=setup.editor.config.vae), {"vae": raw_model(setup).vae.requires_grad_(False)}, None, config
@@ -70,8 +71,9 @@ def section(found: Sequence[Row], setup: Setup) -> Section:
     costs = ("parameters", "flop")
     found = [replace(row, cost={key: row.cost[key] for key in costs if key in row.cost}) for row in found]
     s, drawn = setup.sizes, differences(found)
-    text = f"""Each row is the editor's config with one change, trained from random weights for {s.training_steps:,}
-steps on {s.rendered:,} rendered pairs, and evaluated against the truth on {s.edits} held-out edits, as in the ceiling.
+    text = f"""Each row is the editor's config with one change, trained from random weights for {s.ablation_steps:,}
+steps of {s.batch_size} on {s.rendered:,} rendered pairs of {s.ablation_size} pixels, and evaluated against the truth on
+{s.edits} held-out edits, as in the ceiling.
 
 {table(found)}
 

@@ -117,21 +117,22 @@ def train(setup: Setup, config: DiffusionTraining, run: Path, starts_from: Seque
 
 def base_config(setup: Setup, data: str, seed: int) -> DiffusionTraining:
     """The training of an editor on DATA: the preset of the editor from made pairs, at these sizes."""
-    sizes, preset = setup.sizes, EDITOR_FROM_PAIRS
+    sizes, preset, size = setup.sizes, EDITOR_FROM_PAIRS, side_of(setup, DATA[data])
+    steps = sizes.ablation_steps if DATA[data].plenty else sizes.training_steps
     loop = replace(
         preset.train,
-        steps=sizes.training_steps,
+        steps=steps,
         batch_size=sizes.batch_size,
-        warmup=min(preset.train.warmup, sizes.training_steps // 5),
+        warmup=min(preset.train.warmup, steps // 5),
         seed=seed,
         save_every=250,
-        preview_every=sizes.training_steps,
+        preview_every=steps,
         keep=1,
     )
     return replace(
         preset,
-        model=replace(preset.model, sampling=replace(preset.model.sampling, resolution=setup.size)),
-        size=setup.size,
+        model=replace(preset.model, sampling=replace(preset.model.sampling, resolution=size)),
+        size=size,
         resize=None,
         data=(str(encoded(setup, data)),),
         held_out=0,
@@ -148,10 +149,15 @@ def encoded(setup: Setup, name: str) -> Path:
     data = DATA[name]
     whole = next(key for key, each in DATA.items() if each == replace(data, fraction=1.0, what=each.what))
     edits, crops = edits_of(setup, data), 1 if data.plenty else setup.sizes.crops
-    how = precompute.Settings(size=setup.size, crops=crops, flips=False, texts=False)
+    how = precompute.Settings(size=side_of(setup, data), crops=crops, flips=False, texts=False)
     mark, folder = read_texts(edits, skip_broken=False).mark, setup.out / "editors" / f"data-{whole}"
     finish(f"encoding {whole}", precompute.precompute(partial(raw_model, setup), edits, how, folder, data=mark))
     return folder
+
+
+def side_of(setup: Setup, data: Data) -> int:
+    """Side of its images in pixels."""
+    return setup.sizes.ablation_size if data.plenty else setup.size
 
 
 def raw_model(setup: Setup) -> Pipeline:
@@ -162,7 +168,7 @@ def raw_model(setup: Setup) -> Pipeline:
 def edits_of(setup: Setup, data: Data) -> Edits:
     """The pairs themselves. Raises ValueError where the filter kept none."""
     if data.plenty:
-        return true_pairs(setup.sizes.rendered, setup)
+        return true_pairs(setup.sizes.rendered, side_of(setup, data), setup.sizes.seed)
     folder, recipe = make_pairs(setup)[1][data.way or SHARED], setup.sizes.recipe
     filtered = clip_filter.run(folder, recipe.thresholds, recipe.pair_settings.most)
     if not filtered.kept:
@@ -171,16 +177,17 @@ def edits_of(setup: Setup, data: Data) -> Edits:
         )
     if data.way:
         return open_edits(folder, filtered=data.filtered)
-    return same_pairs(setup, filtered) if data.same else true_pairs(filtered.kept, setup)
+    return (
+        same_pairs(setup, filtered) if data.same else true_pairs(filtered.kept, side_of(setup, data), setup.sizes.seed)
+    )
 
 
-def true_pairs(n: int, setup: Setup) -> Edits:
-    """n rendered edits that no evaluation has, loosely worded."""
-    seed = setup.sizes.seed
+def true_pairs(n: int, size: int, seed: int) -> Edits:
+    """n rendered edits that no evaluation has, loosely worded. size: side of their images in pixels."""
     edits = [edit for row in draw_edits(n, 1, seed) for edit in row]
     rng = np.random.default_rng([seed, n, 5])
     captions = [tuple(loose_captions(edit.source, edit.target, rng=rng, details=None)) for edit in edits]
-    return Edits(Rendered(edits, captions, setup.size), f"{n} rendered edits, seed {seed}")
+    return Edits(Rendered(edits, captions, size), f"{n} rendered edits of {size} pixels, seed {seed}")
 
 
 def same_pairs(setup: Setup, filtered: clip_filter.Filtered) -> Edits:

@@ -33,9 +33,13 @@ class Sizes:
     """made: of the CLIP filter"""
     rendered: Count = 20_000
     """ablation: rendered pairs to train on"""
-    training_steps: Count = 1500
-    """ceiling, figure10, ablation: steps of each editor"""
-    batch_size: Count = 64
+    ablation_size: Annotated[int, Field(ge=32, le=2048)] = 64
+    """ablation: side of their images in pixels; half of the models' own, as editors from random weights need many"""
+    training_steps: Count = 600
+    """ceiling, figure10: steps of each editor, which starts from the text-to-image model"""
+    ablation_steps: Count = 1500
+    """ablation: steps of each editor, which starts from random weights"""
+    batch_size: Count = 32
     """ceiling, figure10, ablation: pairs of a step"""
     crops: Count = 2
     """ceiling, figure10: encoded versions of each pair"""
@@ -75,6 +79,7 @@ SIZES = {
         inspected=20,
         rendered=200,
         training_steps=40,
+        ablation_steps=40,
         batch_size=16,
         variants=("no-image", "rms-norm"),
         seeds=1,
