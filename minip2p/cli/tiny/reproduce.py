@@ -36,7 +36,7 @@ class Options:
     """train these models first, from nothing, in OUTPUT/weights (minip2p tiny rebuild)"""
     device: Device = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the models that generate and edit; bfloat16 is nearly twice as fast on a CPU that computes in it"""
+    """of the models that generate and edit; bfloat16 takes two thirds of the time on a CPU that computes in it"""
 
 
 def run(options: Options) -> None:

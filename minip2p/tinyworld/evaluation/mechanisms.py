@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...control import Control, Share
-from ...control.run import AtSites, Run, check_fraction
+from ...control.run import Run, check_fraction
+from ...control.share import SelfAttentionInjection
 from ...nn.site import Site
 
 
@@ -42,26 +42,21 @@ class FirstCaption(Control):
 class _BoundFirstCaption(Control):
     sources: Sequence[int]
     cut: float
-    calls: dict[int, "_OtherText"] = field(default_factory=dict, repr=False)
+    calls: dict[int, "_OtherText"] = field(default_factory=dict, init=False, repr=False)
+    """of the numbers of branches, so that the rows move to the device once"""
 
     def for_call(self, sigma: float, branches: Sequence[int], b: int) -> "_OtherText | None":
         if sigma <= self.cut:
             return None
         rows = [first + source for first in range(0, len(branches) * b, b) for source in self.sources]
-        return self.calls.setdefault(len(branches), _OtherText(torch.tensor(rows)))
+        return self.calls.setdefault(len(branches), _OtherText(rows))
 
 
-@dataclass(eq=False)
-class _OtherText(AtSites):
-    """In cross-attention, row r takes k and v of row rows[r]."""
-
-    rows: Tensor
+class _OtherText(SelfAttentionInjection):
+    """The same of cross-attention: row r takes k and v of row rows[r], which are of its text, and keeps its own q."""
 
     def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor]:
-        if site.kind != "cross":
-            return q, k, v
-        self.rows = self.rows.to(k.device)
-        return q, k[self.rows], v[self.rows]
+        return (q, self.taken(k), self.taken(v)) if site.kind == "cross" else (q, k, v)
 
 
 WAYS: dict[str, dict[str, Any]] = {

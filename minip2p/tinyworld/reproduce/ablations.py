@@ -57,8 +57,8 @@ def train_from_scratch(setup: Setup, variant: Variant, seed: int, folder: Path) 
     """The shipped editor's networks with this change, from random weights; only the autoencoder is trained already."""
     vae = setup.out / "editors" / "vae.safetensors"
     config = base_config(setup, "rendered", seed)
-    model = replace(setup.editor.config, sampling=replace(setup.editor.config.sampling, resolution=config.size))
-    config = override(replace(config, model=model), *variant.words)
+    words = (f"model.sampling.resolution={config.size}", *variant.words)
+    config = override(replace(config, model=setup.editor.config), *words)
     if not vae.exists():
         write_parts(
             vae, Config(vae=setup.editor.config.vae), {"vae": raw_model(setup).vae.requires_grad_(False)}, None, config

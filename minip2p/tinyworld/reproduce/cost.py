@@ -21,9 +21,9 @@ BATCH = 16
 
 
 def calls(setup: Setup) -> dict[str, float]:
-    """Part -> pictures that go through a denoiser, forwards."""
+    """Part -> pictures of the models' size that go through a denoiser, forwards."""
     s = setup.sizes
-    training, from_nothing = (TRAINED * steps * s.batch_size for steps in (s.training_steps, s.ablation_steps))
+    training, from_scratch = (TRAINED * steps * s.batch_size for steps in (s.training_steps, s.ablation_steps))
     area = (s.ablation_size / setup.size) ** 2
     judging = s.edits * s.edit_steps * EDIT
     sweep = s.items * s.edit_steps * EDIT * len(s.image_scales)
@@ -35,7 +35,7 @@ def calls(setup: Setup) -> dict[str, float]:
         "figure8": len(figure8.CAPTIONS) * (sweep + sdedit),
         "figure10": len(figure10.NAMES) * (training + sweep),
         "ceiling": len(ceiling.NAMES) * s.seeds * (training + judging),
-        "ablation": rows * s.seeds * (from_nothing + judging) * area,
+        "ablation": rows * s.seeds * (from_scratch + judging) * area,
     }
 
 

@@ -167,8 +167,9 @@ def raw_model(setup: Setup) -> Pipeline:
 
 def edits_of(setup: Setup, data: Data) -> Edits:
     """The pairs themselves. Raises ValueError where the filter kept none."""
+    size, seed = side_of(setup, data), setup.sizes.seed
     if data.plenty:
-        return true_pairs(setup.sizes.rendered, side_of(setup, data), setup.sizes.seed)
+        return true_pairs(setup.sizes.rendered, size, seed)
     folder, recipe = make_pairs(setup)[1][data.way or SHARED], setup.sizes.recipe
     filtered = clip_filter.run(folder, recipe.thresholds, recipe.pair_settings.most)
     if not filtered.kept:
@@ -177,9 +178,7 @@ def edits_of(setup: Setup, data: Data) -> Edits:
         )
     if data.way:
         return open_edits(folder, filtered=data.filtered)
-    return (
-        same_pairs(setup, filtered) if data.same else true_pairs(filtered.kept, side_of(setup, data), setup.sizes.seed)
-    )
+    return same_pairs(setup, filtered) if data.same else true_pairs(filtered.kept, size, seed)
 
 
 def true_pairs(n: int, size: int, seed: int) -> Edits:

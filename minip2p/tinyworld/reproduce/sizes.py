@@ -28,7 +28,7 @@ class Sizes:
     samples: Count = 4
     """made: pairs of each instruction, in each way"""
     inspected: Count = 600
-    """made: instructions whose pairs are inspected; 1,200 pairs have a standard error of 1.5 points"""
+    """made: instructions whose pairs are inspected"""
     thresholds: Thresholds = miniature.RECIPE.thresholds
     """made: of the CLIP filter"""
     rendered: Count = 20_000

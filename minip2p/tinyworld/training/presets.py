@@ -24,6 +24,8 @@ TRAIN = TrainConfig(
     save_every=500,
     preview_every=500,
 )
+LANGUAGE_TRAIN = replace(TRAIN, batch_size=16, betas=(0.9, 0.98))
+"""of language models"""
 VAE = TinyVAETraining(
     model=MODELS["tiny"].vae,
     size=128,
@@ -70,8 +72,7 @@ EDITOR_FROM_PAIRS = replace(
     model=replace(EDITOR.model, sampling=replace(EDITOR.model.sampling, text_scale=3.5)),
     train=replace(EDITOR.train, steps=1000, warmup=200, decay="constant"),
 )
-"""an editor trained as in the paper: from the text-to-image model, on pairs that the other models generate. They are so
-few that more steps overfit"""
+"""an editor trained as in the paper: from the text-to-image model, on pairs that the other models generate"""
 TEXT2IMAGE = replace(
     EDITOR,
     model=MODELS["tiny_text2image"],
@@ -83,24 +84,13 @@ LANGUAGE = TinyLanguageTraining(
     model=LlamaConfig(
         vocab_size=840, max_length=512, width=192, layers=5, heads=6, kv_heads=2, feed_forward=384, tied=True
     ),
-    train=replace(
-        TRAIN,
-        steps=8500,
-        batch_size=16,
-        learning_rate=1.2e-3,
-        betas=(0.9, 0.98),
-        ema=0.99,
-        save_every=400,
-        preview_every=800,
-    ),
+    train=replace(LANGUAGE_TRAIN, steps=8500, learning_rate=1.2e-3, ema=0.99, save_every=400, preview_every=800),
     length=160,
 )
 INSTRUCTIONS = TinyInstructionTraining(
     train=replace(
-        TRAIN,
-        batch_size=16,
+        LANGUAGE_TRAIN,
         learning_rate=7e-4,
-        betas=(0.9, 0.98),
         warmup=20,
         weight_decay=0.1,
         ema=0.98,

@@ -33,7 +33,7 @@ def tokenizer_for(config: TextConfig) -> tuple[BPE, TextConfig]:
 
 @cache
 def learn_pieces(size: int, triplets: int) -> Pieces:
-    """The language model's pieces, from captions and from the triplets of its fine-tuning.
+    """The language model's pieces, from captions and from this number of triplets.
 
     A thing with its colour is one piece. So a model as small as this one knows which colour belongs to which thing; if
     it has to look that up, at the word before the noun, it does not learn to in 20 million tokens.
