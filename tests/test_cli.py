@@ -145,6 +145,30 @@ def test_an_edit_imports_nothing_that_it_does_not_need():
     assert collects == frozen == "True", "torch's objects are left out of the search for garbage"
 
 
+@pytest.mark.slow
+def test_no_network_needs_the_compiler_to_be_loaded():
+    """torch._dynamo takes 2 seconds to import; on "meta", a network of random weights would do that."""
+    code = """
+import sys, torch
+from minip2p.checkpoints import on_meta
+from minip2p.config import PRESETS, CLIPConfig, LlamaConfig, VisionConfig
+from minip2p.models.clip import CLIP
+from minip2p.models.denoisers import build_denoiser
+from minip2p.models.dino import DINO
+from minip2p.models.llama import Llama
+from minip2p.models.text_encoder import TextEncoder
+from minip2p.models.vae import AutoencoderKL
+from minip2p.tinyworld.classifier import AttributeClassifier, ClassifierConfig
+with on_meta():
+    networks = [CLIP(CLIPConfig()), DINO(VisionConfig()), Llama(LlamaConfig()), AttributeClassifier(ClassifierConfig())]
+    for config in PRESETS.values():
+        networks += [build_denoiser(config), TextEncoder(config.text), AutoencoderKL(config.vae)]
+assert all(w.is_meta for network in networks for w in network.parameters())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
 # Many pictures
 
 

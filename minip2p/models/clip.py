@@ -22,7 +22,7 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.patch = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
-        self.cls = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.cls = nn.Parameter(nn.init.normal_(torch.empty(config.width), std=config.width**-0.5))
         self.position = nn.Embedding((config.image_size // config.patch_size) ** 2 + 1, config.width)
         self.norm_in = nn.LayerNorm(config.width)
         self.layers = nn.ModuleList(Layer(config, causal=False) for _ in range(config.layers))

@@ -26,8 +26,8 @@ class DINO(nn.Module):
         self.config = config
         patches = (config.image_size // config.patch_size) ** 2
         self.patch = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
-        self.cls = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
-        self.position = nn.Parameter(0.02 * torch.randn(1, patches + 1, config.width))
+        self.cls = nn.Parameter(nn.init.normal_(torch.empty(1, 1, config.width), std=0.02))
+        self.position = nn.Parameter(nn.init.normal_(torch.empty(1, patches + 1, config.width), std=0.02))
         self.layers = nn.ModuleList(Layer(config, causal=False, eps=EPS) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, EPS)
 
