@@ -74,7 +74,7 @@ class Never:
 def test_pairs_are_those_of_one_process(here, cluster, capsys):
     """From the command line: a worker loads its own networks, by paths that are relative."""
     test_cli_pairs.write_prompts()
-    for output, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", "2"))):
+    for output, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", "1"))):
         capsys.readouterr()
         assert test_cli_pairs.make(*engine, output=output) == 0
         assert capsys.readouterr().out.startswith(f"{output}: 6 pairs, 6 passed, 3 candidates in ")

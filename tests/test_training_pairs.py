@@ -374,7 +374,7 @@ def test_training_overfits_four_pairs(tmp_path):
 
 def test_the_estimate_of_memory_is_near_the_peak(pairs, tmp_path):
     """With the tiny preset's batch of 64, where activations take most."""
-    more = ("train.steps=2", "train.log_every=2", "train.preview_every=100", "held_out=0", "train.warmup=0")
+    more = ("train.steps=1", "train.log_every=1", "train.preview_every=100", "held_out=0", "train.warmup=0")
     words = ("--init-from", shipped("editor"), "--data", pairs, "--out", tmp_path / "run", "--set", *more)
     run = [sys.executable, str(ROOT / "train.py"), "editor", "--device", "cpu", *map(str, words)]
     printed = subprocess.run(run, env=env(), check=True, capture_output=True, text=True)
