@@ -33,10 +33,12 @@ def test_files_are_small():
     assert max(sizes) < 25e6 and sum(sizes) < 60e6
 
 
-def test_the_editor_is_mostly_correct(pipe):
+@pytest.mark.parametrize("name, correct, decibel", [("editor", 0.9, 26), ("editor-from-pairs", 0.65, 18)])
+def test_the_editors_are_mostly_correct(name, correct, decibel):
     """20 of the README's 300 edits, with fewer steps."""
-    results = evaluate_editor(pipe, 20, steps=10)
-    assert np.mean([each.correct for each in results]) >= 0.9 and np.median([each.psnr for each in results]) >= 26
+    results = evaluate_editor(minip2p.load(minip2p.shipped(name)), 20, steps=10)
+    assert np.mean([each.correct for each in results]) >= correct
+    assert np.median([each.psnr for each in results]) >= decibel
 
 
 def test_an_empty_instruction_returns_the_input(pipe):
