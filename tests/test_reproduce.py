@@ -221,10 +221,10 @@ def test_html_has_all_of_the_markdown(tmp_path):
 
 @pytest.fixture(scope="module")
 def thin(tmp_path_factory) -> Path:
-    """All five models at 32 pixels: thin and random, but for the language model, whose answers must be valid."""
+    """All six models at 32 pixels: thin and random, but for the language model, whose answers must be valid."""
     folder, tiny = tmp_path_factory.mktemp("thin"), PRESETS["tiny"]
     tokenizer, text = tokenizer_for(replace(tiny.text, layers=1))
-    for name, channels in (("editor", 16), ("text2image", 8)):
+    for name, channels in (("editor", 16), ("editor-from-pairs", 16), ("text2image", 8)):
         config = replace(
             tiny,
             unet=replace(tiny.unet, widths=(16, 16, 16), in_channels=channels),
@@ -294,6 +294,13 @@ def test_the_whole_command_in_one_go(thin, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert main(command(out, thin, "pairs=3", "--only", "figure3")) == 2
     assert "belongs to a run with pairs 2, this one has 3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_models_in_bfloat16_make_a_part(thin, tmp_path, capsys):
+    assert main(command(tmp_path / "report", thin, "--only", "made", "--dtype", "bfloat16")) == 0
+    assert "pictures a second here" in capsys.readouterr().out
+    assert "dtype bfloat16" in (tmp_path / "report/report.md").read_text()
 
 
 def test_a_mistake_is_one_line(tmp_path, capsys):

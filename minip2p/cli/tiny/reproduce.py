@@ -31,7 +31,7 @@ class Options:
     set: Annotated[tuple[str, ...], optional("NAME=VALUE ...")] = ()
     """changes to the sizes, e.g. items=100 seeds=1 training_steps=500"""
     weights: Annotated[str | None, optional("DIR", "(default: the shipped ones)")] = None
-    """folder with editor, text2image, clip, classifier and instructions (.safetensors)"""
+    """folder with editor, editor-from-pairs, text2image, clip, classifier and instructions (.safetensors)"""
     rebuild: FlagCreatePairsOff[bool] = False
     """train these models first, from nothing, in OUTPUT/weights (minip2p tiny rebuild)"""
     device: Device = "auto"

@@ -39,18 +39,19 @@ def variants_of(model: Config) -> list[Variant]:
     channels = {name: getattr(unet, name) for name in ("in_channels", "out_channels", "text_width")}
     dit = words_of(replace(PRESETS["tiny"].dit, **channels), "model.dit.")
     words = {
-        "rms-norm": "model.unet.norm=rms",
-        "scale-shift": "model.unet.time_injection=scale_shift",
-        "half-width": f"model.unet.widths={half}",
-        "last-attention": f"model.unet.attention={last}",
-        "eps": "model.schedule.prediction=eps",
-        "uniform-times": "timestep_power=1.0",
-        "no-change-weight": "change_weight=0.0",
-        "no-dropout": "dropout=0.0",
-        "no-image": "image_condition=none",
+        "rms-norm": ["model.unet.norm=rms"],
+        "scale-shift": ["model.unet.time_injection=scale_shift"],
+        "half-width": [f"model.unet.widths={half}"],
+        "last-attention": [f"model.unet.attention={last}"],
+        "dit": ["model.denoiser=dit", *(f"{key}={x}" for key, x in dit.items())],
+        "eps": ["model.schedule.prediction=eps"],
+        "flow": ["model.schedule.kind=flow", "model.schedule.prediction=flow"],
+        "uniform-times": ["timestep_power=1.0"],
+        "no-change-weight": ["change_weight=0.0"],
+        "no-dropout": ["dropout=0.0"],
+        "no-image": ["image_condition=none"],
     }
-    found = [Variant(name=name, words=(word,)) for name, word in words.items()]
-    return [*found, Variant(name="dit", words=("model.denoiser=dit", *(f"{key}={x}" for key, x in dit.items())))]
+    return [Variant(name=name, words=tuple(each)) for name, each in words.items()]
 
 
 def train_from_scratch(setup: Setup, variant: Variant, seed: int, folder: Path) -> None:

@@ -57,7 +57,7 @@ figure10 and ceiling make the pairs of made, if they are missing, and share trai
 def seconds_per_picture(pipe: Pipeline, threads: int | None) -> float:
     """Of the denoiser, in the faster of two calls."""
     side, c = pipe.config.sampling.resolution // pipe.config.vae.factor, pipe.config.denoiser_config
-    z = torch.zeros(BATCH, c.in_channels, side, side, device=pipe.device)
+    z = torch.zeros(BATCH, c.in_channels, side, side, device=pipe.device, dtype=pipe.dtype)
     text = pipe.encode_text([""]).expand(BATCH, -1, -1)
     taken = []
     with cpu_threads(threads):

@@ -64,8 +64,8 @@ def figure8(setup: Setup) -> Section:
         for kind, words in CAPTIONS.items()
     ]
     text = f"""{len(editor[0].keys)} held-out edits (all kinds but weather, which loose captions do not mention), edited
-by the editor at several image scales, and by SDEdit, towards the edited caption, at several strengths. Up: more of the
-image is kept; to the right: the change follows the text more.
+by the editor from made pairs, as the paper's is, at several image scales, and by SDEdit, towards the edited caption, at
+several strengths. Up: more of the image is kept; to the right: the change follows the text more.
 
 {chr(10).join(f"{part}{chr(10)}" for part in parts)}
 {explained(gaps, {kind: curves["sdedit"] for kind, curves in points.items()})}"""
@@ -77,7 +77,7 @@ def sweep_points(setup: Setup, kind: str) -> dict[str, list[Point]]:
     """The points of both curves, made or read: {"editor": ..., "sdedit": ...}."""
     found, edits, settings = {}, held_out_set(setup, kind), settings_of(setup)
     for name, model, places in (
-        ("editor", "editor", setup.sizes.image_scales),
+        ("editor", "editor-from-pairs", setup.sizes.image_scales),
         ("sdedit", "text2image", setup.sizes.strengths),
     ):
         curve = Curve(name=name, method=name, source=str(setup.file(model)), points=places)
@@ -111,7 +111,7 @@ def settings_of(setup: Setup) -> Settings:
 
 
 def _models(setup: Setup, model: str) -> tuple:
-    return getattr(setup, model), setup.clip
+    return getattr(setup, model.replace("-", "_")), setup.clip
 
 
 def held_out_edits(n: int) -> tuple[list[Edit], list[dict[str, tuple[str, str]]]]:

@@ -37,7 +37,7 @@ class Setup:
     out: Path
     """the folder of the report; each part has a folder in it"""
     weights: Path
-    """a folder with editor, text2image, clip, classifier and instructions (.safetensors)"""
+    """a folder with editor, editor-from-pairs, text2image, clip, classifier and instructions (.safetensors)"""
     sizes: Sizes = Sizes()
     device: str = "cpu"
     dtype: str = "float32"
@@ -53,6 +53,11 @@ class Setup:
     @cached_property
     def editor(self) -> Pipeline:
         return load(self.file("editor"), device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def editor_from_pairs(self) -> Pipeline:
+        """The one that was trained as the paper's."""
+        return load(self.file("editor-from-pairs"), device=self.device, dtype=self.dtype)
 
     @cached_property
     def clip(self) -> CLIP:
@@ -76,6 +81,7 @@ class Setup:
         """Everything that determines the results."""
         models = {
             "editor": self.editor.fingerprint,
+            "editor-from-pairs": self.editor_from_pairs.fingerprint,
             "text2image": self.text2image.fingerprint,
             "clip": fingerprint({"clip": self.clip}),
             "classifier": fingerprint({"classifier": self.classifier}),

@@ -15,9 +15,9 @@ from .. import miniature
 class Sizes:
     """What determines the results, besides the models. The defaults are those of the shipped report."""
 
-    pairs: Count = 300
+    pairs: Count = 150
     """figure3: pairs of captions, each at every share"""
-    items: Count = 300
+    items: Count = 100
     """figure8, figure10: edits at each scale"""
     image_scales: tuple[Scale, ...] = IMAGE_SCALES
     """figure8, figure10: of the editor"""
@@ -27,7 +27,7 @@ class Sizes:
     """made: captions, of each of which the language model makes an instruction"""
     samples: Count = 4
     """made: pairs of each instruction, in each way"""
-    inspected: Count = 600
+    inspected: Count = 900
     """made: instructions whose pairs are inspected"""
     thresholds: Thresholds = miniature.RECIPE.thresholds
     """made: of the CLIP filter"""
@@ -35,9 +35,9 @@ class Sizes:
     """ablation: rendered pairs to train on"""
     ablation_size: Annotated[int, Field(ge=32, le=2048)] = 64
     """ablation: side of their images in pixels; half of the models' own, as editors from random weights need many"""
-    training_steps: Count = 600
+    training_steps: Count = 800
     """ceiling, figure10: steps of each editor, which starts from the text-to-image model"""
-    ablation_steps: Count = 1500
+    ablation_steps: Count = 1000
     """ablation: steps of each editor, which starts from random weights"""
     batch_size: Count = 32
     """ceiling, figure10, ablation: pairs of a step"""
@@ -51,7 +51,7 @@ class Sizes:
     """ablation: rows of the table, beside the baseline; none: all"""
     generation_steps: SamplingSteps = 12
     """of the text-to-image model's sampler"""
-    edit_steps: SamplingSteps = 30
+    edit_steps: SamplingSteps = 15
     """of the editor's and SDEdit's samplers"""
     unit: Count = 20
     """results in a file: a run that is stopped loses at most so many"""
