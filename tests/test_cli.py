@@ -146,10 +146,10 @@ def test_an_edit_imports_nothing_that_it_does_not_need():
 
 
 @pytest.mark.slow
-def test_no_network_needs_the_compiler_to_be_loaded():
+def test_networks_load_without_the_compiler():
     """torch._dynamo takes 2 seconds to import; on "meta", a network of random weights would do that."""
     code = """
-import sys, torch
+import sys
 from minip2p.checkpoints import on_meta
 from minip2p.config import PRESETS, CLIPConfig, LlamaConfig, VisionConfig
 from minip2p.models.clip import CLIP
