@@ -9,6 +9,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
 import json
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,12 +17,16 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL.Image import Image
+from tqdm import tqdm
 
 from minip2p.config import Config, SamplingConfig, TextConfig, UNetConfig, VAEConfig
 from minip2p.tinyworld.scenes import Edit, Scene
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
+
+# forked processes share the lock of tqdm's bars: one that is killed while it holds it stops all others for ever
+os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 pytest_plugins = ["helpers_cli", "helpers_training"]
 

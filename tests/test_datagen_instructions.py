@@ -19,6 +19,7 @@ import torch
 from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from minip2p import files
 from minip2p.config import LlamaConfig
@@ -295,6 +296,22 @@ def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, whole):
     assert kills == 20
     write(Fake(), CAPTIONS, output, SMALL)
     assert everything(tmp_path) == whole
+
+
+def test_a_process_killed_while_it_draws_a_bar_stops_no_other():
+    """The hook in conftest: all forked processes would share tqdm's lock, and the killed one would keep it."""
+
+    def killed_in_a_bar():
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    locks = tqdm.get_lock().locks
+    process = processes.Process(target=killed_in_a_bar)
+    process.start()
+    process.join()
+    for lock in locks:
+        assert lock.acquire(timeout=5)
+        lock.release()
 
 
 def test_killed_between_any_two_renames_a_run_ends_the_same(tmp_path, whole):
