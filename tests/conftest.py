@@ -25,7 +25,7 @@ from minip2p.tinyworld.scenes import Edit, Scene
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
 
-# forked processes share the lock of tqdm's bars: one that is killed while it holds it stops all others for ever
+# forked processes would share the lock of tqdm's bars, and one that is killed while it holds the lock would keep it
 os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 pytest_plugins = ["helpers_cli", "helpers_training"]
