@@ -29,11 +29,11 @@ def text2image():
 
 
 def test_files_are_small():
-    sizes = [path.stat().st_size for path in minip2p.shipped("editor").parent.iterdir() if path.is_file()]
+    sizes = [path.stat().st_size for path in minip2p.shipped("editor").parent.rglob("*") if path.is_file()]
     assert max(sizes) < 25e6 and sum(sizes) < 60e6
 
 
-@pytest.mark.parametrize("name, correct, decibel", [("editor", 0.9, 26), ("editor-from-pairs", 0.65, 18)])
+@pytest.mark.parametrize("name, correct, decibel", [("editor", 0.9, 26), ("editor-from-pairs", 0.7, 20)])
 def test_the_editors_are_mostly_correct(name, correct, decibel):
     """20 of the README's 300 edits, with fewer steps."""
     results = evaluate_editor(minip2p.load(minip2p.shipped(name)), 20, steps=10)

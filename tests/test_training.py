@@ -194,7 +194,7 @@ def test_the_recipe_trains_every_stage_and_continues_where_it_stopped(tmp_path, 
 def test_the_recipes_pairs_are_made_by_its_own_models(tmp_path, monkeypatch):
     take_all = Thresholds(image=-1.0, caption=-1.0, direction=-1.0)
     small = miniature.Recipe(captions=5, compared=1, samples=2, steps=2, thresholds=take_all)
-    monkeypatch.setattr(miniature, "RECIPE", small)
+    monkeypatch.setattr(recipe, "PAIRS", small)
     models = {}
     for name in ("instructions", "text2image", "vae", "clip", "classifier"):
         models[name] = tmp_path / f"{name}.safetensors"

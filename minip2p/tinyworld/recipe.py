@@ -32,6 +32,8 @@ STARTS_FROM = {
 """stage -> the earlier stages whose weights it starts from"""
 FROM_PAIRS = "editor-from-pairs"
 """the editor on generated pairs, as the paper's"""
+PAIRS = replace(miniature.RECIPE, captions=4000)
+"""how its pairs are generated: of twice as many captions as those of `tiny make-data`"""
 SHIPPED = ("vae", "clip", "classifier", "text2image", "editor", FROM_PAIRS, "instructions")
 SHARE_VAE = ("text2image", "editor", FROM_PAIRS)
 """those that find their autoencoder in vae.safetensors beside them"""
@@ -74,7 +76,7 @@ def make_pairs(models: dict[str, Path], out: Path, device: torch.device | str = 
         clip=load_clip(models["clip"], device=device),
         classifier=load_classifier(models["classifier"], device=device),
     )
-    report = miniature.make(miniature.RECIPE, out, networks)
+    report = miniature.make(PAIRS, out, networks)
     write_file(out / "report.md", miniature_report.to_markdown(report))
     edits, c = open_edits(out / "pairs"), EDITOR_FROM_PAIRS
     settings = Settings(size=c.size, resize=c.resize, crops=2, flips=c.flip > 0, texts=not c.train_text)

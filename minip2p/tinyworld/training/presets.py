@@ -70,7 +70,7 @@ EDITOR = TinyDiffusionTraining(
 EDITOR_FROM_PAIRS = replace(
     EDITOR,
     model=replace(EDITOR.model, sampling=replace(EDITOR.model.sampling, text_scale=2.0)),
-    train=replace(EDITOR.train, steps=3500, warmup=200),
+    train=replace(EDITOR.train, warmup=200),
 )
 """an editor trained as in the paper: from the text-to-image model, on pairs that the other models generate"""
 TEXT2IMAGE = replace(
