@@ -171,9 +171,10 @@ def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
 
     Up: more of the picture is kept; to the right: the edit follows the text more. Raises ValueError without matplotlib.
     """
-    drawn = new_figure(7.5, 5)
+    curves = list(dict.fromkeys(row["curve"] for row in rows))
+    drawn = new_figure(7.5, 4.8 + 0.2 * len(curves))
     axes = drawn.subplots()
-    for i, name in enumerate(dict.fromkeys(row["curve"] for row in rows)):
+    for i, name in enumerate(curves):
         points = [row for row in rows if row["curve"] == name]
         x, y = ([row[metric]["mean"] for row in points] for metric in (ACROSS, UP))
         bars = {}
@@ -190,7 +191,7 @@ def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     axes.set_ylabel("CLIP image similarity")
     axes.set_title(_title(rows[0]), fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend()
+    drawn.legend(loc="outside lower center", fontsize=9)
     return drawn
 
 

@@ -33,7 +33,8 @@ class RMSNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.rms_norm(x.movedim(1, -1), x.shape[1:2], self.weight, self.eps).movedim(-1, 1)
+        weight = self.weight.to(x.dtype)  # otherwise PyTorch warns, and takes its slow way
+        return nn.functional.rms_norm(x.movedim(1, -1), x.shape[1:2], weight, self.eps).movedim(-1, 1)
 
 
 class SwiGLU(nn.Module):
