@@ -26,7 +26,9 @@ from minip2p.tinyworld.evaluation import mechanisms
 from minip2p.tinyworld.grammar import mismatch
 from minip2p.tinyworld.reproduce import ablations, ceiling, figure3, figure8, figure10, made
 from minip2p.tinyworld.reproduce.claims import AGREES, DISAGREES, UNDECIDED, Claim, Estimate, ratio, slope
-from minip2p.tinyworld.reproduce.report import to_html
+from minip2p.tinyworld.reproduce.parts import Setup
+from minip2p.tinyworld.reproduce.report import to_html, to_markdown
+from minip2p.tinyworld.reproduce.run import REPORT
 from minip2p.tinyworld.reproduce.sets import edit_of
 from minip2p.tinyworld.scenes import loose_captions, sample_edit
 from minip2p.tinyworld.training.config import ClassifierTraining
@@ -102,8 +104,10 @@ def test_figure_3_tells_the_three_shapes_apart():
     assert text in figure3.explained(noise_alone, found).replace("\n", " ")
     text = "With the first caption for half of the steps the changed pixels move by -10.0%"
     assert text in figure3.explained(noise_alone, found).replace("\n", " ")
-    broken = figure3.claims_of(pairs_of(0.3, 0.3, 0.3, (0.8, 0.5)))
-    assert verdicts(broken) == [DISAGREES, DISAGREES, DISAGREES]
+    assert "What sharing costs" not in figure3.explained(noise_alone, found)
+    broken = pairs_of(0.3, 0.3, 0.3, (0.8, 0.5))
+    assert verdicts(figure3.claims_of(broken)) == [DISAGREES, DISAGREES, DISAGREES]
+    assert "What sharing costs" in figure3.explained(broken, figure3.claims_of(broken))
 
 
 def curve(points: list[tuple[float, float]], at: list[float], n: int = 60) -> list[Point]:
@@ -126,6 +130,23 @@ def test_the_gap_of_two_curves_is_their_distance_at_equal_direction():
     assert figure8.gap(above, curve([(0.7, 0.9), (0.8, 0.5)], [0.3, 0.9])) is None, "no direction in common"
     folded = curve([(0.2, 0.6), (0.6, 0.6), (0.2, 1.0)], [1, 2, 3])  # dominated points do not count
     assert figure8.gap(folded, below).value == pytest.approx(0.2)
+
+
+def test_figure_8_tells_made_pairs_from_the_method():
+    sdedit = curve([(0.2, 0.9), (0.6, 0.7)], [0.3, 0.9])
+    true = curve([(0.8, 0.85), (0.8, 0.75)], [2, 1])
+    assert figure8.gap(true, sdedit) is None
+    lead = figure8.gap(true, sdedit, along=UP)
+    assert lead.value == pytest.approx(0.8 - 0.4), "SDEdit's direction similarity is 0.3 at 0.85, 0.5 at 0.75"
+
+    def told(lead: Estimate | None, *verdicts: tuple[float, float]) -> str:
+        claims = [Claim(paper="", words="", measured="", number=Estimate(low, low, high)) for low, high in verdicts]
+        return " ".join(figure8.unlike_the_paper(claims, lead, 60).split())
+
+    assert told(lead, (0.1, 0.2), (0.1, 0.2), (0.1, 0.2)) == ""
+    assert "its direction similarity is higher by +0.400" in told(lead, (-0.1, 0.1), (0.1, 0.2), (0.1, 0.2))
+    assert "does not lead SDEdit either" in told(None, (-0.2, -0.1), (0.1, 0.2), (0.1, 0.2))
+    assert told(lead, (0.1, 0.2), (0.1, 0.2), (-0.1, 0.2)).endswith("is one that 60 edits cannot tell from zero.")
 
 
 def sims(**image_and_direction: tuple[float, float]) -> dict:
@@ -165,6 +186,11 @@ def test_the_ceiling_compares_editors_on_the_same_edits():
     found = ceiling.claims_of(correct)
     assert verdicts(found) == [AGREES, AGREES, UNDECIDED, DISAGREES]
     assert found[0].number.value == pytest.approx(0.3)
+    assert ceiling.explained(found[:2], 3, 100) == "", "nothing is undecided"
+    between = replace(found[0], number=Estimate(0.01, -0.02, 0.04))
+    assert "3 seeds and 100 edits cannot tell a difference of less than about 3 points" in " ".join(
+        ceiling.explained([*found, between], 3, 100).split()
+    )
 
 
 @settings(max_examples=60)
@@ -301,6 +327,17 @@ def test_models_in_bfloat16_make_a_part(thin, tmp_path, capsys):
     assert main(command(tmp_path / "report", thin, "--only", "made", "--dtype", "bfloat16")) == 0
     assert "pictures a second here" in capsys.readouterr().out
     assert "dtype bfloat16" in (tmp_path / "report/report.md").read_text()
+
+
+def test_the_shipped_report_is_of_the_shipped_models_at_the_sizes_of_today(tmp_path):
+    weights = minip2p.shipped("editor").parent
+    text, page = ((weights / "report" / name).read_text() for name in REPORT)
+    header = Setup(out=tmp_path, weights=weights, dtype="bfloat16").header
+    run = "## What was run"
+    assert text.partition(run)[2] == to_markdown({}, header).partition(run)[2]
+    titles = ("Figure 3", "Section 3.1", "Figure 8", "Figure 10", "The ceiling", "Ablations")
+    assert all(f"\n## {title}" in text for title in titles)
+    assert page == to_html(text, weights / "report") and page.count("data:image/png") == text.count(".png)") >= 7
 
 
 def test_a_mistake_is_one_line(tmp_path, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 from ...evaluation.ablation import Ablation
 from ..evaluation.common import markdown
 from ..scenes import EDIT_KINDS
-from .claims import Claim, mean
+from .claims import UNDECIDED, Claim, mean
 from .editors import DATA, KEPT, evaluate_truth, evaluated, on_data, train_on_data, values
 from .parts import Section, Setup
 
@@ -42,6 +42,7 @@ def section(found: Ablation, steps: int) -> Section:
     counts = [f"{kind} ({values(found, KEPT, 'correct', kind=kind).shape[1]})" for kind in kinds]
     lost, images = (mean(correct[name] - correct[KEPT]).shown("+.1%") for name in ("true", "true-same"))
     asked = mean(correct["true"] - correct["true-same"]).shown("+.1%")
+    claims = claims_of(correct)
     text = f"""An editor learns from pairs that another model made, and it learns what is wrong with them, too: what
 Prompt-to-Prompt changes beside the edit, the editor learns to change. In the tiny world true pairs exist, so what that
 costs is a number. Editors of one size start from the same text-to-image model and are trained for {steps:,} steps
@@ -57,8 +58,22 @@ those that the language model asks for, {asked}.
 
 Correct, by kind of edit (and number of edits):
 
-{markdown(["trained on", *counts], by_kind)}"""
-    return Section(title="The ceiling: what made pairs cost", text=text, claims=claims_of(correct))
+{markdown(["trained on", *counts], by_kind)}
+
+{explained(claims, seeds, n)}"""
+    return Section(title="The ceiling: what made pairs cost", text=text, claims=claims)
+
+
+def explained(claims: Sequence[Claim], seeds: int, n: int) -> str:
+    """What to think of what is undecided."""
+    unclear = [claim.number for claim in claims if claim.verdict == UNDECIDED and claim.number]
+    if not unclear:
+        return ""
+    width = max(number.high - number.low for number in unclear) / 2
+    return f"""**What is undecided.** {seeds} seed{"s" * (seeds > 1)} and {n} edits cannot tell a difference of less
+than about {100 * width:.0f} points from chance. Small differences between the ways to make pairs are to be expected:
+an editor learns from the pairs that are kept, and since the filter also rejects pairs that differ too much, the kept
+sets are more alike than the made ones (section 3.1)."""
 
 
 def claims_of(correct: dict[str, np.ndarray]) -> Sequence[Claim]:

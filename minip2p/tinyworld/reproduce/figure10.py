@@ -79,12 +79,12 @@ def explained(found: Found, claims: Sequence[Claim], pairs: int) -> str:
     """What to learn where little data does not make an editor that keeps the image."""
     if claims[0].verdict == AGREES:
         return ""
-    little, much = (found[name][UP].mean() for name in ("p2p-1", KEPT))
+    little, more, much = (found[name][UP].mean() for name in ("p2p-1", "p2p-10", KEPT))
     return f"""**Why less data need not keep more of the image.** The paper's 1% still teaches an editor to copy its
 input; what it does not learn is to change it. A likely reason that it is not so here: copying must be learned, too,
 since the inputs for the image start at zero and an editor that has learned nothing draws another image. 1% are
 {max(1, round(pairs / 100))} of {pairs} pairs here, and some 3,000 in the paper. The mean image similarity is
-{little:.3f} with them and {much:.3f} with all."""
+{little:.3f} with them, {more:.3f} with 10%, and {much:.3f} with all."""
 
 
 def claims_of(found: Found) -> list[Claim]:

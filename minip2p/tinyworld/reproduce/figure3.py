@@ -127,7 +127,7 @@ def claims_of(found: Found) -> Sequence[Claim]:
 
 def explained(found: Found, claims: Sequence[Claim]) -> str:
     """What to learn where sharing does not do what the paper uses it for; computed from the same pairs."""
-    fewer, sharing, _ = claims
+    fewer, sharing, shown = claims
     if sharing.verdict == AGREES:
         return ""
     other, common, drawn = (of(found, way, "changed").value for way in (OTHER_NOISE, 0.0, DRAWN))
@@ -140,6 +140,11 @@ def explained(found: Found, claims: Sequence[Claim]) -> str:
 first steps. The likely reason: a latent has 16x16 cells, and a thing covers few of them. Its noise and its words place
 it, and little is left on which cells would have to agree. In Stable Diffusion a thing covers hundreds of the 64x64
 cells."""
+    cost = mean(values(found, SHARED[-1], "target") - values(found, 0.0, "target"))
+    costs = f"""**What sharing costs.** From share 0 to share {SHARED[-1]} the correct targets move by
+{cost.shown("+.1%")}. A likely reason: these edits change, add or remove a thing, and shared logits hold the shapes of
+the first image where the second caption asks for others. The paper, too, shares for different fractions of the steps,
+as edits need different amounts of change (section 3.1.2)."""
     return f"""**Why sharing does not help here, and what does.** Self-attention logits say which places of an image
 belong together; copying them carries the first image's layout over. That pays where the layout would otherwise change.
 Here it hardly does: with one noise and nothing shared {common:.1%} of the pixels change, with two noises {other:.1%},
@@ -152,7 +157,9 @@ on.
 {table("the same noise, and", found, tuple(mechanisms.WAYS))}
 
 With the first caption for half of the steps the changed pixels move by {text.shown("+.1%")}, and the correct targets by
-{right.shown("+.1%")}. {by_words if text.high < 0 else ""}"""
+{right.shown("+.1%")}. {by_words if text.high < 0 else ""}
+
+{costs if shown.verdict != AGREES else ""}"""
 
 
 def draw(found: Found) -> "Figure":
