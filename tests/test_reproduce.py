@@ -160,9 +160,12 @@ def sims(**image_and_direction: tuple[float, float]) -> dict:
 def test_figure_10_tells_less_data_from_no_filter():
     paper = sims(p2p_kept=(0.8, 0.6), p2p_1=(0.9, 0.3), p2p_all=(0.7, 0.6))
     assert verdicts(figure10.claims_of(paper)) == [AGREES, AGREES, AGREES]
-    other = sims(p2p_kept=(0.8, 0.6), p2p_1=(0.7, 0.7), p2p_all=(0.9, 0.6))
+    other = sims(p2p_kept=(0.8, 0.6), p2p_1=(0.7, 0.7), p2p_10=(0.75, 0.6), p2p_all=(0.9, 0.6))
     assert verdicts(figure10.claims_of(other)) == [DISAGREES, DISAGREES, DISAGREES]
-    assert "1% are 5 of 500 pairs" in " ".join(figure10.explained(other, figure10.claims_of(other), 500).split())
+    text = " ".join(figure10.explained(other, figure10.claims_of(other), 500).split())
+    assert "1% are 5 of 500 pairs" in text and re.search(
+        r"0\.70\d with them, 0\.75\d with 10%, and 0\.80\d with all", text
+    )
     assert not figure10.explained(paper, figure10.claims_of(paper), 500)
 
 
