@@ -197,8 +197,8 @@ def unlike_the_paper(claims: Sequence[Claim], lead: Estimate | None, n: int) -> 
     if claims[0].verdict != AGREES:
         reason = (
             f"""The method is not the reason, nor the size: the editor of true pairs, whose networks are the same, lies
-above and to the right of SDEdit. At equal image similarity, its direction similarity is higher by
-{lead.shown("+.3f")}. So it is the made pairs that hold the other one back; the ceiling measures how much."""
+to the right of SDEdit: at equal image similarity, its direction similarity is higher by {lead.shown("+.3f")}. So it is
+the made pairs that hold the other one back; the ceiling measures how much."""
             if lead and lead.low > 0
             else "The editor of true pairs does not lead SDEdit either, so made pairs alone are not the reason."
         )
