@@ -1,5 +1,6 @@
 """The shipped weights: they load, edit, generate and predict, and a sample confirms the figures of their README."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,11 @@ def text2image():
 def test_files_are_small():
     sizes = [path.stat().st_size for path in minip2p.shipped("editor").parent.rglob("*") if path.is_file()]
     assert max(sizes) < 25e6 and sum(sizes) < 60e6
+
+
+def test_files_name_no_place_of_the_machine_that_made_them():
+    files = [path for path in minip2p.shipped("editor").parent.rglob("*") if path.is_file()]
+    assert not [path.name for path in files if re.search(rb"\b(root|home|tmp|Users)/\w+/", path.read_bytes())]
 
 
 @pytest.mark.parametrize("name, correct, decibel", [("editor", 0.9, 26), ("editor-from-pairs", 0.7, 20)])
