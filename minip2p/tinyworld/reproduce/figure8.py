@@ -35,11 +35,10 @@ GRID = 50
 
 def figure8(setup: Setup) -> Section:
     """The curves of the editor and of SDEdit with both kinds of captions; with loose ones also of the other editor."""
-    points = {kind: {name: sweep_points(setup, kind, name) for name in ("editor", "sdedit")} for kind in CAPTIONS}
-    editor, sdedit = points["loose"].values()
-    true = sweep_points(setup, "loose", TRUE)
-    gaps = {kind: gap(*curves.values()) for kind, curves in points.items()}
-    points["loose"][TRUE] = true
+    drawn = {"loose": ("editor", "sdedit", TRUE), "full": ("editor", "sdedit")}
+    points = {kind: {name: sweep_points(setup, kind, name) for name in names} for kind, names in drawn.items()}
+    editor, sdedit, true = points["loose"].values()
+    gaps = {kind: gap(curves["editor"], curves["sdedit"]) for kind, curves in points.items()}
     claims = (
         Claim(
             paper=PAPER,
